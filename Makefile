@@ -1,0 +1,66 @@
+# make demo    the main job, end to end          make test    all fast tests
+# make slow    slow tests as well                make lint    formatting, lint, types
+# make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
+# Each sets up what it needs in $(VENV) first.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo-out
+# Versions as tested. A machine with an NVIDIA GPU takes the newest torch, with CUDA, instead.
+CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,constraints.txt)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIN := $(addprefix -c ,$(CONSTRAINTS))
+NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test slow bench lint format sanitize clean
+
+setup: $(READY)
+
+$(VENV)/.tools: pyproject.toml $(CONSTRAINTS)
+	@echo "== setting up $(VENV): torch, build tools, test tools"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(PIN) torch numpy
+	$(PIP) install -q $(PIN) "setuptools>=77" cmake ninja pybind11
+	@touch $@
+
+# Without isolation the build uses the torch that is here, and does not fetch it twice.
+$(READY): $(VENV)/.tools $(NATIVE)
+	@echo "== building the native kernels"
+	$(PIP) install -q $(PIN) --no-build-isolation -e ".[test]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m sparseprune demo --out $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+$(VENV)/.lint: $(READY) $(CONSTRAINTS)
+	$(PIP) install -q $(PIN) ruff mypy clang-format
+	@touch $@
+
+SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/*.cpp')
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+	@! grep -rnE '#include *[<"](torch|ATen|c10)/' csrc/formats csrc/kernels || (echo "torch in a torch-free folder"; exit 1)
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(SOURCES)
+
+clean:
+	rm -rf $(VENV) build demo-out sparseprune/*.so *.egg-info

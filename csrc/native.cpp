@@ -1,0 +1,28 @@
+// Python module sparseprune._native: what this machine and this build can do. No torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "kernels/cpu/table.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "CPU features and the table of compiled kernels.";
+  m.def(
+      "kernels",
+      [] {
+        py::list rows;
+        for (const auto& row : sparseprune::kernel_table())
+          rows.append(py::dict(py::arg("stem") = row.stem, py::arg("dtype") = row.dtype,
+                               py::arg("isa") = sparseprune::isa_name(row.isa),
+                               py::arg("supported") = row.isa <= sparseprune::detected_isa()));
+        return rows;
+      },
+      "One dict per row of table.def, best first: stem, dtype, isa, supported by this CPU.");
+  m.def(
+      "detected_isa", [] { return sparseprune::isa_name(sparseprune::detected_isa()); },
+      "The best instruction set level of this CPU: scalar, avx2 or avx512.");
+  m.def(
+      "current_isa", [] { return sparseprune::isa_name(sparseprune::current_isa()); },
+      "The level in use: SPARSEPRUNE_ISA, or the best. Raises RuntimeError if that is unknown.");
+}
