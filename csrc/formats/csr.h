@@ -1,0 +1,43 @@
+// Unstructured sparse weight W [rows, cols], float32, in one of two layouts. No torch here.
+#pragma once
+#include <cstdint>
+
+namespace sparseprune {
+
+// Layout "rows": compressed sparse rows with 16-bit columns.
+//
+//   W = [a 0 b 0]     values  [a b | c]
+//       [0 0 0 c]     columns [0 2 | 3]     row_start [0 2 3]
+struct CsrRows {
+  const float* values;       // [nonzeros]
+  const uint16_t* columns;   // [nonzeros], ascending within a row
+  const int32_t* row_start;  // [rows + 1]
+  int64_t rows, cols;        // cols <= 65536
+};
+
+// Layout "groups": four rows share what they load. The columns of one block of `block` columns
+// are sorted by pattern: bit r of a pattern says that row r of the group has a nonzero there. A
+// kernel then runs one branch-free loop per pattern 1..15, with its accumulators fixed.
+//
+//   group  [a . b .]     pattern 1  (row 0 only)     columns [0]    values [a]
+//   of     [. c . .]     pattern 6  (rows 1 and 2)   columns [1]    values [c d]
+//   four   [. d . e]     pattern 13 (rows 0, 2, 3)   columns [2 ..
+//
+// Order of everything: block, group, pattern, column, row.
+struct CsrGroups {
+  static constexpr int kRows = 4;
+  static constexpr int kPatterns = 15;
+  static constexpr int kMaxBlock = 255;  // a count of columns fits in a byte
+
+  const float* values;     // [nonzeros]
+  const uint8_t* columns;  // [distinct (group, column) pairs], column within its block
+  const uint8_t* counts;   // [blocks, groups, 15], columns of each pattern
+  const int32_t* starts;   // [blocks * groups + 1, 2], where a cell's values and columns begin
+  int64_t rows, cols;      // dense shape
+  int64_t block;           // columns per block, <= kMaxBlock
+
+  constexpr int64_t groups() const { return (rows + kRows - 1) / kRows; }
+  constexpr int64_t blocks() const { return (cols + block - 1) / block; }
+};
+
+}  // namespace sparseprune

@@ -1,0 +1,27 @@
+// What every instruction set offers for csr weights. No threads, no allocation, no torch: the
+// caller owns both. One table row (table.def) per CsrKernels object.
+#pragma once
+#include <cstdint>
+
+#include "formats/csr.h"
+
+namespace sparseprune {
+
+struct CsrKernels {
+  // y[t, r] = bias[r] + sum_c W[r, c] x[t, c], rows [begin, end), every token t. bias may be null.
+  // Reads x [tokens, cols] where it lies, so it suits the few tokens that no panel would repay.
+  void (*gather)(const CsrRows& w, const float* x, int64_t tokens, int64_t x_stride,
+                 const float* bias, float* y, int64_t y_stride, int64_t begin, int64_t end);
+
+  // acc[r, :] += sum_c W[r, c] panel[c, :], rows [begin, end); acc starts at row `begin`.
+  // panel [cols, vectors * width] and acc [rows, vectors * width] are 64-byte aligned.
+  void (*rows)(const CsrRows& w, const float* panel, int vectors, float* acc, int64_t begin,
+               int64_t end);
+
+  // The same for one block of columns, groups [begin, end): panel holds that block's columns only
+  // and acc starts at row 4 * begin.
+  void (*groups)(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
+                 int64_t begin, int64_t end);
+};
+
+}  // namespace sparseprune

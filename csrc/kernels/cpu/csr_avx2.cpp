@@ -1,0 +1,43 @@
+// csr kernels for AVX2 and FMA: 8 floats a vector, 16 registers.
+#include <immintrin.h>
+
+#include "kernels/cpu/csr.h"
+
+namespace {
+
+constexpr int kWidth = 8, kVectors = 2;
+
+inline float reduce(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+// sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
+template <int kTokens>
+inline void dot(const float* values, const uint16_t* columns, int64_t count, const float* x,
+                int64_t x_stride, float* sum) {
+  __m256 acc[kTokens];
+  for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256i index =
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + i)));
+    const __m256 w = _mm256_loadu_ps(values + i);
+    for (int t = 0; t < kTokens; ++t)
+      acc[t] = _mm256_fmadd_ps(w, _mm256_i32gather_ps(x + t * x_stride, index, 4), acc[t]);
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    sum[t] = reduce(acc[t]);
+    for (int64_t j = i; j < count; ++j) sum[t] += values[j] * x[t * x_stride + columns[j]];
+  }
+}
+
+#include "kernels/cpu/csr_body.inc"
+
+}  // namespace
+
+namespace sparseprune {
+extern const CsrKernels csr_avx2;
+const CsrKernels csr_avx2 = {gather, rows, groups};
+}  // namespace sparseprune

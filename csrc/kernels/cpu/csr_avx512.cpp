@@ -1,0 +1,36 @@
+// csr kernels for AVX-512 (F, BW, VL, DQ): 16 floats a vector, 32 registers.
+#include <immintrin.h>
+
+#include "kernels/cpu/csr.h"
+
+namespace {
+
+constexpr int kWidth = 16, kVectors = 4;
+
+// sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
+template <int kTokens>
+inline void dot(const float* values, const uint16_t* columns, int64_t count, const float* x,
+                int64_t x_stride, float* sum) {
+  __m512 acc[kTokens];
+  for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 live = count - i >= 16 ? 0xffff : (1u << (count - i)) - 1;
+    const __m512i index = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(live, columns + i));
+    const __m512 w = _mm512_maskz_loadu_ps(live, values + i);
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512 lanes =
+          _mm512_mask_i32gather_ps(_mm512_setzero_ps(), live, index, x + t * x_stride, 4);
+      acc[t] = _mm512_fmadd_ps(w, lanes, acc[t]);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) sum[t] = _mm512_reduce_add_ps(acc[t]);
+}
+
+#include "kernels/cpu/csr_body.inc"
+
+}  // namespace
+
+namespace sparseprune {
+extern const CsrKernels csr_avx512;
+const CsrKernels csr_avx512 = {gather, rows, groups};
+}  // namespace sparseprune

@@ -1,0 +1,31 @@
+// Whole layers with a csr weight: tiles of tokens (or pixels) times chunks of rows, over threads.
+// No torch: the caller brings the threads.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+#include "formats/conv2d.h"
+#include "formats/csr.h"
+
+namespace sparseprune {
+
+struct Threads {
+  int64_t count;
+  // Calls task(i) once for every i in [0, n), from up to `count` threads; returns when all ended.
+  std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
+};
+
+// y[t, r] = bias[r] + sum_c W[r, c] x[t, c]; x [tokens, cols], y [tokens, rows], both dense.
+void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
+                const Threads& threads);
+void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float* bias, float* y,
+                const Threads& threads);
+
+// Columns of W are (input channel of the group, ky, kx), as in weight.reshape(rows, -1).
+// With the groups layout, rows per convolution group must divide by CsrGroups::kRows.
+void csr_conv2d(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
+                float* y, const Threads& threads);
+void csr_conv2d(const CsrGroups& w, const float* x, const Conv2dShape& shape, const float* bias,
+                float* y, const Threads& threads);
+
+}  // namespace sparseprune

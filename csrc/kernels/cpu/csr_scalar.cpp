@@ -1,0 +1,31 @@
+// csr kernels in portable C++: what every CPU runs, and what the others are compared with.
+#include "kernels/cpu/csr.h"
+
+namespace {
+
+constexpr int kWidth = 4, kVectors = 2;  // the vectors of the base instruction set
+
+// sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
+template <int kTokens>
+inline void dot(const float* values, const uint16_t* columns, int64_t count, const float* x,
+                int64_t x_stride, float* sum) {
+  for (int t = 0; t < kTokens; ++t) {
+    float even = 0.f, odd = 0.f;  // two chains, for the latency of an addition
+    int64_t i = 0;
+    for (; i + 2 <= count; i += 2) {
+      even += values[i] * x[t * x_stride + columns[i]];
+      odd += values[i + 1] * x[t * x_stride + columns[i + 1]];
+    }
+    if (i < count) even += values[i] * x[t * x_stride + columns[i]];
+    sum[t] = even + odd;
+  }
+}
+
+#include "kernels/cpu/csr_body.inc"
+
+}  // namespace
+
+namespace sparseprune {
+extern const CsrKernels csr_scalar;
+const CsrKernels csr_scalar = {gather, rows, groups};
+}  // namespace sparseprune

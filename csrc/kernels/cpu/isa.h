@@ -1,0 +1,19 @@
+// Which instruction sets this CPU has, and which one the kernels may use.
+#pragma once
+#include <string>
+
+namespace sparseprune {
+
+// Ordered: each level includes those below it.
+enum class Isa { scalar, avx2, avx512 };
+
+const char* isa_name(Isa isa);
+
+// The best level that this CPU and operating system support.
+Isa detected_isa();
+// detected_isa(), or what SPARSEPRUNE_ISA asks for; throws std::runtime_error with the choices if
+// that is unknown or more than the CPU has. Read once; force_isa changes it.
+Isa current_isa();
+void force_isa(const std::string& name);  // "" returns to the environment's choice
+
+}  // namespace sparseprune

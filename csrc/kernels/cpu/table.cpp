@@ -1,0 +1,30 @@
+#include "kernels/cpu/table.h"
+
+#include <cstring>
+#include <stdexcept>
+
+namespace sparseprune {
+
+#define KERNEL(stem, type, dtype, isa) extern const type stem##_##isa;
+#include "kernels/cpu/table.def"
+#undef KERNEL
+
+const std::vector<KernelRow>& kernel_table() {
+  static const std::vector<KernelRow> rows = {
+#define KERNEL(stem, type, dtype, isa) {#stem, #dtype, Isa::isa, &stem##_##isa},
+#include "kernels/cpu/table.def"
+#undef KERNEL
+  };
+  return rows;
+}
+
+static const void* choose(const char* stem) {
+  for (const KernelRow& row : kernel_table())
+    if (row.isa <= current_isa() && std::strcmp(row.stem, stem) == 0) return row.kernels;
+  throw std::logic_error(std::string("no CPU kernel for ") + stem);
+}
+
+const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
+const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
+
+}  // namespace sparseprune

@@ -1,0 +1,24 @@
+// table.def as data, and the choice of a kernel from it.
+#pragma once
+#include <vector>
+
+#include "kernels/cpu/csr.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/panel.h"
+
+namespace sparseprune {
+
+struct KernelRow {
+  const char* stem;
+  const char* dtype;
+  Isa isa;
+  const void* kernels;  // the stem's struct of functions
+};
+
+const std::vector<KernelRow>& kernel_table();
+
+// The first row of the table that current_isa() allows.
+const CsrKernels& csr_kernels();
+const PanelKernels& panel_kernels();
+
+}  // namespace sparseprune

@@ -1,0 +1,140 @@
+#include "kernels/cuda/csr.cuh"
+
+#include <algorithm>
+
+namespace sparseprune {
+namespace {
+
+constexpr int kWarp = 32, kWarpsPerBlock = 8;
+
+// Where token t reads column c, and where it writes row r.
+struct LinearAccess {
+  const float* x;
+  float* y;
+  int64_t cols, rows;
+
+  __device__ float read(int64_t token, int64_t, int64_t col) const { return x[token * cols + col]; }
+  __device__ float* write(int64_t token, int64_t row) const { return y + token * rows + row; }
+};
+
+struct ConvAccess {
+  const float* x;
+  float* y;
+  Conv2dShape s;
+  int64_t out_h, out_w;
+
+  __device__ float read(int64_t token, int64_t row, int64_t col) const {
+    const int64_t image = token / (out_h * out_w), pixel = token % (out_h * out_w);
+    const int64_t kx = col % s.kernel_w, ky = col / s.kernel_w % s.kernel_h;
+    const int64_t channel = row / (s.rows / s.groups) * (s.channels / s.groups) +
+                            col / (s.kernel_w * s.kernel_h);
+    const int64_t i = pixel / out_w * s.stride_h + ky * s.dilation_h - s.padding_h;
+    const int64_t j = pixel % out_w * s.stride_w + kx * s.dilation_w - s.padding_w;
+    if (i < 0 || i >= s.height || j < 0 || j >= s.width) return 0.f;
+    return x[((image * s.channels + channel) * s.height + i) * s.width + j];
+  }
+  __device__ float* write(int64_t token, int64_t row) const {
+    const int64_t pixels = out_h * out_w;
+    return y + (token / pixels * s.rows + row) * pixels + token % pixels;
+  }
+};
+
+__device__ float warp_sum(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2)
+    value += __shfl_down_sync(0xffffffffu, value, step);
+  return value;
+}
+
+// A warp per (token, row): lanes share the nonzeros.
+template <typename Access>
+__global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* bias) {
+  const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock;
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
+       i < tokens * w.rows; i += warps) {
+    const int64_t token = i / w.rows, row = i % w.rows;
+    float sum = 0.f;
+    for (int64_t n = w.row_start[row] + lane; n < w.row_start[row + 1]; n += kWarp)
+      sum += w.values[n] * access.read(token, row, w.columns[n]);
+    sum = warp_sum(sum);
+    if (lane == 0) *access.write(token, row) = sum + (bias ? bias[row] : 0.f);
+  }
+}
+
+// A warp per (token, group of four rows): lanes share the columns of each pattern.
+template <typename Access>
+__global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias) {
+  const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, groups = w.groups();
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
+       i < tokens * groups; i += warps) {
+    const int64_t token = i / groups, group = i % groups, row = group * CsrGroups::kRows;
+    float sum[CsrGroups::kRows] = {};
+    for (int64_t block = 0; block < w.blocks(); ++block) {
+      const int64_t cell = block * groups + group;
+      int64_t value = w.starts[2 * cell], column = w.starts[2 * cell + 1];
+      for (int pattern = 1; pattern <= CsrGroups::kPatterns; ++pattern) {
+        const int count = w.counts[cell * CsrGroups::kPatterns + pattern - 1];
+        const int width = __popc(pattern);
+        for (int n = lane; n < count; n += kWarp) {
+          const float x = access.read(token, row, block * w.block + w.columns[column + n]);
+          const float* v = w.values + value + int64_t{n} * width;
+          for (int r = 0; r < CsrGroups::kRows; ++r)
+            if (pattern >> r & 1) sum[r] += *v++ * x;
+        }
+        value += int64_t{count} * width;
+        column += count;
+      }
+    }
+    for (int r = 0; r < CsrGroups::kRows; ++r) {
+      const float total = warp_sum(sum[r]);
+      if (lane == 0 && row + r < w.rows)
+        *access.write(token, row + r) = total + (bias ? bias[row + r] : 0.f);
+    }
+  }
+}
+
+template <typename W, typename Access>
+int launch(const W& w, const Access& access, int64_t tokens, const float* bias, void* stream) {
+  constexpr int64_t kMostBlocks = 1 << 20;  // the kernels stride over what is left
+  const int64_t blocks = (tokens * w.rows + kWarpsPerBlock - 1) / kWarpsPerBlock;
+  multiply<<<static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
+             kWarp * kWarpsPerBlock, 0, static_cast<cudaStream_t>(stream)>>>(w, access, tokens,
+                                                                            bias);
+  return cudaGetLastError();
+}
+
+template <typename W>
+int conv2d(const W& w, const float* x, const Conv2dShape& s, const float* bias, float* y,
+           void* stream) {
+  const ConvAccess access{x, y, s, s.out_height(), s.out_width()};
+  return launch(w, access, s.batch * access.out_h * access.out_w, bias, stream);
+}
+
+}  // namespace
+
+int csr_linear_cuda(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
+                    void* stream) {
+  return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream);
+}
+
+int csr_linear_cuda(const CsrGroups& w, const float* x, int64_t tokens, const float* bias,
+                    float* y, void* stream) {
+  return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream);
+}
+
+int csr_conv2d_cuda(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
+                    float* y, void* stream) {
+  return conv2d(w, x, shape, bias, y, stream);
+}
+
+int csr_conv2d_cuda(const CsrGroups& w, const float* x, const Conv2dShape& shape,
+                    const float* bias, float* y, void* stream) {
+  return conv2d(w, x, shape, bias, y, stream);
+}
+
+const char* cuda_error_text(int error) {
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+
+}  // namespace sparseprune

@@ -1,0 +1,126 @@
+// What the csr ops of every device check and view alike: tensors in, plain structs out.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "formats/conv2d.h"
+#include "formats/csr.h"
+#include "ops/check.h"
+
+namespace sparseprune {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Csr = std::variant<CsrRows, CsrGroups>;
+using Ints = std::vector<int64_t>;
+
+// The five arguments that every csr op takes between x and its sizes.
+struct CsrTensors {
+  const Tensor &values, &columns, &counts, &starts;
+  const std::optional<Tensor>& bias;
+};
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
+inline void check_packed(const char* op, const char* argument, const Tensor& t, const Tensor& x,
+                         ScalarType dtype, int64_t at_least) {
+  check(same_device(t, x), op, ": ", argument, " must be on the device of x; move the module too");
+  check(t.scalar_type() == dtype && t.is_contiguous() && t.numel() >= at_least, op, ": ", argument,
+        " must be as made by Csr.pack, contiguous and at least ", at_least, " long, got ",
+        t.numel(), " elements (or another dtype); convert the model again");
+}
+
+// The view of a packed weight; block 0 means the layout "rows".
+inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
+                    int64_t cols, int64_t block) {
+  check(x.scalar_type() == ScalarType::Float, op,
+        ": x must be float32; convert it with .float() or keep the layer dense");
+  check(rows >= 0 && cols >= 0 && block >= 0 && block <= CsrGroups::kMaxBlock, op,
+        ": rows, cols and block must be as made by Csr.pack, got ", rows, ", ", cols, ", ", block);
+  if (t.bias) check_packed(op, "bias", *t.bias, x, ScalarType::Float, rows);
+  check_packed(op, "values", t.values, x, ScalarType::Float, 0);
+  if (block == 0) {
+    check_packed(op, "columns", t.columns, x, ScalarType::UInt16, t.values.numel());
+    check_packed(op, "starts", t.starts, x, ScalarType::Int, rows + 1);
+    return CsrRows{t.values.const_data_ptr<float>(),
+                   static_cast<const uint16_t*>(t.columns.const_data_ptr()),
+                   t.starts.const_data_ptr<int32_t>(), rows, cols};
+  }
+  const CsrGroups w{t.values.const_data_ptr<float>(),
+                    static_cast<const uint8_t*>(t.columns.const_data_ptr()),
+                    static_cast<const uint8_t*>(t.counts.const_data_ptr()),
+                    static_cast<const int32_t*>(t.starts.const_data_ptr()),
+                    rows,
+                    cols,
+                    block};
+  const int64_t cells = w.blocks() * w.groups();
+  check_packed(op, "columns", t.columns, x, ScalarType::Byte, 0);
+  check_packed(op, "counts", t.counts, x, ScalarType::Byte, cells * w.kPatterns);
+  check_packed(op, "starts", t.starts, x, ScalarType::Int, 2 * (cells + 1));
+  return w;
+}
+
+inline const float* bias_data(const std::optional<Tensor>& bias) {
+  return bias ? bias->const_data_ptr<float>() : nullptr;
+}
+
+inline Tensor dense_copy(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
+// Rows of x [..., cols], after checking its last dimension.
+inline int64_t linear_tokens(const char* op, const Tensor& x, int64_t cols) {
+  const int64_t last = x.dim() ? x.size(x.dim() - 1) : 0;
+  check(last == cols && x.dim(), op, ": x must have ", cols,
+        " features in its last dimension, got ", last);
+  int64_t tokens = 1;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) tokens *= x.size(i);
+  return tokens;
+}
+
+inline Tensor linear_output(const Tensor& x, int64_t rows) {
+  Ints shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = rows;
+  return torch::stable::new_empty(x, shape);
+}
+
+inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, int64_t cols,
+                                int64_t block, const Ints& kernel_size, const Ints& stride,
+                                const Ints& padding, const Ints& dilation, int64_t groups) {
+  check(x.dim() == 4, op, ": x must be [batch, channels, height, width], got ", x.dim(),
+        " dimensions; add a batch dimension with x.unsqueeze(0)");
+  for (const Ints* pair : {&kernel_size, &stride, &padding, &dilation})
+    check(pair->size() == 2, op, ": kernel_size, stride, padding and dilation must be pairs, got ",
+          pair->size(), " numbers; repeat a single one");
+  const Conv2dShape s{x.size(0),      x.size(1),      x.size(2),   x.size(3),   kernel_size[0],
+                      kernel_size[1], stride[0],      stride[1],   padding[0],  padding[1],
+                      dilation[0],    dilation[1],    groups,      rows};
+  check(s.kernel_h > 0 && s.kernel_w > 0 && s.stride_h > 0 && s.stride_w > 0 &&
+            s.dilation_h > 0 && s.dilation_w > 0 && s.padding_h >= 0 && s.padding_w >= 0,
+        op, ": kernel_size, stride and dilation must be positive, padding not negative");
+  check(groups > 0 && rows % groups == 0 && s.channels * s.kernel_h * s.kernel_w == cols * groups,
+        op, ": x must have ", cols * groups / (s.kernel_h * s.kernel_w), " channels, got ",
+        s.channels);
+  check(s.height + 2 * s.padding_h > s.dilation_h * (s.kernel_h - 1) &&
+            s.width + 2 * s.padding_w > s.dilation_w * (s.kernel_w - 1),
+        op, ": the padded input must be as large as the dilated kernel, got ",
+        s.height + 2 * s.padding_h, " x ", s.width + 2 * s.padding_w, "; enlarge the input");
+  check(s.channels * (s.height + 2 * s.padding_h) * (s.width + 2 * s.padding_w) < INT32_MAX, op,
+        ": a padded image must have less than 2^31 elements; split it");
+  check(block == 0 || groups == 1 || rows / groups % CsrGroups::kRows == 0, op,
+        ": outputs per group must divide by 4 in the layout \"groups\", got ", rows / groups,
+        "; pack with the layout \"rows\"");
+  return s;
+}
+
+inline Tensor conv2d_output(const Tensor& x, const Conv2dShape& s) {
+  return torch::stable::new_empty(x, Ints{s.batch, s.rows, s.out_height(), s.out_width()});
+}
+
+}  // namespace sparseprune
