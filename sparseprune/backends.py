@@ -1,0 +1,196 @@
+"""The one place that chooses who computes: compiled kernels where they fit, else the reference.
+
+Every op exists in two namespaces with one schema: ``sparseprune`` (compiled kernels) and
+``sparseprune_reference`` (Python). A packed weight stores the namespace that it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from sparseprune.errors import bad, suggest
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Who computes a packed layer.
+
+    Args:
+        name: what users ask for, e.g. ``convert(..., backend="reference")``.
+        namespace: where its ops live in ``torch.ops``.
+        device: the device type that it serves, or ``"any"``.
+        missing: why it is not there, or None.
+    """
+
+    name: str
+    namespace: str
+    device: str
+    missing: str | None
+
+    def refuses(self, device: torch.device) -> str | None:
+        """Why it cannot serve this device, or None."""
+        if self.missing:
+            return self.missing
+        if self.device not in ("any", device.type):
+            return f"serves {self.device}, the layer is on {device.type}"
+        return None
+
+
+def _load_native() -> tuple[ModuleType | None, str | None]:
+    if os.environ.get("SPARSEPRUNE_NATIVE") == "0":
+        return None, "switched off by SPARSEPRUNE_NATIVE=0"
+    try:
+        return importlib.import_module("sparseprune._native"), None
+    except ImportError as error:
+        return None, f"not compiled ({error}); reinstall with a C++ compiler at hand"
+
+
+def _load_ops(device: str) -> tuple[ctypes.CDLL | None, str | None]:
+    path = FOLDER / f"sparseprune_{device}.so"
+    if os.environ.get("SPARSEPRUNE_NATIVE") == "0":
+        return None, "switched off by SPARSEPRUNE_NATIVE=0"
+    if not path.exists():
+        return None, f"not compiled: this build has no {path.name}"
+    try:
+        torch.ops.load_library(str(path))
+        return ctypes.CDLL(str(path)), None
+    except (OSError, RuntimeError) as error:
+        return None, f"{path.name} does not load: {error}"
+
+
+def _load_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    return _load_ops("cuda")[1] or (
+        None if torch.cuda.is_available() else "torch finds no CUDA device"
+    )
+
+
+native, native_missing = _load_native()
+"""The module of CPU features, or None and why."""
+_cpu_library, _cpu_missing = _load_ops("cpu")
+
+CPU = Backend("cpu", "sparseprune", "cpu", native_missing or _cpu_missing)
+CUDA = Backend("cuda", "sparseprune", "cuda", _load_cuda())
+REFERENCE = Backend("reference", "sparseprune_reference", "any", None)
+BACKENDS = (CPU, CUDA, REFERENCE)
+"""Best first."""
+
+_forced: Backend | None = None
+_told = False
+
+
+def choose(device: torch.device, wanted: str = "auto") -> Backend:
+    """The first backend that does not refuse the device; falling to the reference is said once.
+
+    Raises:
+        ValueError: unknown backend, or the wanted one refuses.
+    """
+    if wanted != "auto":
+        known = {b.name: b for b in BACKENDS}
+        if wanted not in known:
+            raise bad("convert", "backend", f"one of auto, {', '.join(known)}", repr(wanted),
+                      suggest(wanted, ["auto", *known]))  # fmt: skip
+        reason = known[wanted].refuses(device)
+        if reason:
+            raise bad("convert", "backend", f"one that serves {device}", repr(wanted), reason)
+        return known[wanted]
+    if _forced is not None:
+        return _forced
+    chosen = next(b for b in BACKENDS if b.refuses(device) is None)
+    if chosen is REFERENCE:
+        _tell(device)
+    return chosen
+
+
+def serves(wanted: str, device: torch.device) -> bool:
+    """Whether :func:`choose` would take this name for this device."""
+    return wanted == "auto" or any(b.name == wanted and not b.refuses(device) for b in BACKENDS)
+
+
+def _tell(device: torch.device) -> None:
+    global _told
+    if not _told:
+        _told = True
+        reasons = "; ".join(
+            f"{b.name}: {b.refuses(device)}" for b in BACKENDS if b.device == device.type
+        )
+        warnings.warn(
+            f"sparseprune runs its Python reference on {device.type}, which is correct but slow "
+            f"({reasons or 'no backend for this device'})",
+            stacklevel=4,
+        )
+
+
+def available() -> list[str]:
+    """What :func:`only` accepts here: "reference", and "cpu:<isa>" for every level of this CPU."""
+    names = ["reference"]
+    if native is not None and CPU.missing is None:
+        names += [f"cpu:{isa}" for isa in cpu_levels()]
+    return names
+
+
+def cpu_levels() -> list[str]:
+    """Instruction set levels with kernels that this CPU supports, best first."""
+    rows = native.kernels() if native is not None else []
+    return list(dict.fromkeys(r["isa"] for r in rows if r["supported"]))
+
+
+def current_isa() -> str:
+    """The level in use: SPARSEPRUNE_ISA or the best of this CPU; "reference" without kernels.
+
+    Raises:
+        RuntimeError: SPARSEPRUNE_ISA names an unknown level, or one that this CPU lacks.
+    """
+    if native is None or CPU.missing is not None:
+        return "reference"
+    return _isa or str(native.current_isa())
+
+
+_isa = ""
+
+
+def force_isa(name: str) -> None:
+    """Use this instruction set level from now on; "" returns to SPARSEPRUNE_ISA or the best.
+
+    Raises:
+        ValueError: unknown, or not supported by this CPU.
+    """
+    global _isa
+    if _cpu_library is None:
+        raise bad("force_isa", "name", "compiled CPU kernels", repr(name), str(CPU.missing))
+    force = _cpu_library.sparseprune_force_isa
+    force.restype = ctypes.c_char_p
+    error = force(name.encode())
+    if error is not None:
+        raise ValueError(error.decode())
+    _isa = name
+
+
+@contextlib.contextmanager
+def only(name: str) -> Iterator[None]:
+    """Weights packed inside, and CPU kernels run inside, use this entry of :func:`available`."""
+    global _forced
+    before = _forced, _isa
+    device, _, isa = name.partition(":")
+    _forced = next(b for b in BACKENDS if b.name == device)
+    try:
+        if isa:
+            force_isa(isa)
+        yield
+    finally:
+        _forced = before[0]
+        if isa:
+            force_isa(before[1])

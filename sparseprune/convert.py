@@ -1,0 +1,174 @@
+"""convert(): pack what runs faster packed, keep the rest dense, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune import backends
+from sparseprune.autotune import compare_ms
+from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, watch
+from sparseprune.copying import copy_settled, copy_with
+from sparseprune.errors import bad, suggest
+from sparseprune.formats import FORMATS, Format, PackedWeight
+from sparseprune.nn import SPARSE
+from sparseprune.report import Report, Row
+
+UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase,
+               nn.MultiheadAttention)  # fmt: skip
+"""Weighty layers without a sparse twin: always named in the report."""
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | dict[str, Any],
+    backend: str = "auto",
+    format: str = "auto",
+    keep_dense: str = "auto",
+) -> nn.Module:
+    """A copy of a pruned model whose sparse layers run packed wherever that is faster.
+
+    Every Linear and Conv2d is timed dense and in each fitting format on the inputs that it really
+    gets; the fastest stays. The given model is not changed. Exact zeros, Masks and
+    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy.
+
+    Args:
+        model: any nn.Module.
+        example_inputs: what model(...) takes: a tensor, a tuple of positional arguments or a dict
+            of keywords; its shapes are what the choice is made for. Other shapes work as well.
+        backend: "auto", or one of sparseprune.info()'s, for every packed layer.
+        format: "auto", or the stem of one format ("csr").
+        keep_dense: "auto" keeps a layer dense unless packed is faster by a margin; "never" packs
+            every layer that a format can hold, whatever its speed (tests, benchmarks).
+
+    Returns:
+        A new module in eval mode with a ``report`` (:class:`sparseprune.Report`).
+
+    Raises:
+        ValueError: an unknown choice, a backend that refuses the device, a model without Linear
+            or Conv2d layers.
+        TypeError: model is not a module.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    formats = _check_arguments(model, backend, format, keep_dense)
+    copy = copy_settled(model).eval()
+    run = _caller(copy, example_inputs)
+    layers = _find_layers(copy)
+    with torch.inference_mode():
+        watch(layers, run)
+        for shared in share_weights(layers):
+            choose(shared, formats, backend, keep_dense)
+        report = Report([layer.row for layer in layers])
+        copy = _settle(copy, layers, report, example_inputs, keep_dense)
+    report.rows += _unsupported(copy)
+    copy.report = report  # type: ignore[assignment]
+    return copy
+
+
+def _check_arguments(
+    model: object, backend: str, format: str, keep_dense: str
+) -> tuple[Format, ...]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: model must be an nn.Module, got {type(model).__name__}")
+    if keep_dense not in ("auto", "never"):
+        raise bad("convert", "keep_dense", "'auto' or 'never'", repr(keep_dense),
+                  suggest(keep_dense, ["auto", "never"]))  # fmt: skip
+    stems = list(dict.fromkeys(f.stem for f in FORMATS))
+    if format not in ("auto", *stems):
+        raise bad("convert", "format", "'auto' or the stem of a format", repr(format),
+                  suggest(format, ["auto", *stems]))  # fmt: skip
+    if not any(type(m) in SPARSE for m in model.modules()):
+        raise bad("convert", "model", "a model with Linear or Conv2d layers",
+                  type(model).__name__, "there is nothing to convert")  # fmt: skip
+    device = next(model.parameters()).device
+    backends.choose(device, backend)
+    return tuple(f for f in FORMATS if format in ("auto", f.stem))
+
+
+def _caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
+    if isinstance(inputs, dict):
+        return lambda: model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return lambda: model(*inputs)
+    return lambda: model(inputs)
+
+
+def _find_layers(model: nn.Module) -> list[Layer]:
+    """Each layer object once, with every name that it has."""
+    layers: dict[int, Layer] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) not in SPARSE:
+            continue
+        if id(module) in layers:
+            layers[id(module)].names.append(name)
+            continue
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        nonzeros = int(torch.count_nonzero(weight))
+        row = Row(
+            name=name or "(model)",
+            kind=type(module).__name__,
+            shape=tuple(weight.shape),
+            pattern="unstructured" if nonzeros < weight.numel() else "dense",
+            sparsity=1 - nonzeros / max(1, weight.numel()),
+            nonzeros=nonzeros,
+            dense_bytes=weight.nbytes,
+            packed_bytes=weight.nbytes,
+        )
+        layers[id(module)] = Layer([name], module, row)
+    return list(layers.values())
+
+
+def _settle(
+    copy: nn.Module, layers: list[Layer], report: Report, inputs: Any, keep_dense: str
+) -> nn.Module:
+    """Put the sparse layers in place, and dense ones back if the whole model is not faster."""
+    dense_run = _caller(copy, inputs)
+    replacements = {layer.module: layer.sparse for layer in layers if layer.sparse is not None}
+    if not replacements:
+        report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
+        return copy
+    sparse = copy_with(copy, replacements)
+    runs = {"dense": dense_run, "sparse": _caller(sparse, inputs)}
+    for _ in range(2):  # a slower model is measured again before it is believed
+        times = compare_ms(runs)
+        report.dense_ms, report.sparse_ms = times["dense"], times["sparse"]
+        if keep_dense == "never" or times["sparse"] <= times["dense"]:
+            return sparse
+    report.notes.append(f"kept dense: packed, the whole model took {times['sparse']:.3f} ms")
+    report.sparse_ms = report.dense_ms
+    for layer in layers:
+        if layer.sparse is not None:
+            layer.row.reason = "the whole model was not faster with packed layers"
+            layer.row.kernel, layer.row.packed_bytes = "dense", layer.row.dense_bytes
+    return copy
+
+
+def _unsupported(model: nn.Module) -> list[Row]:
+    """A row for every layer with pruned or prunable weights that has no sparse twin."""
+    rows = []
+    for name, module in model.named_modules():
+        if type(module) in SPARSE or isinstance(module, (*SPARSE.values(), PackedWeight)):
+            continue
+        for parameter, weight in module.named_parameters(recurse=False):
+            if weight.dim() < 2 or isinstance(module, nn.Embedding):
+                continue
+            nonzeros = int(torch.count_nonzero(weight))
+            sparsity = 1 - nonzeros / max(1, weight.numel())
+            if isinstance(module, UNSUPPORTED) or sparsity >= WORTH_MEASURING:
+                rows.append(
+                    Row(
+                        name=f"{name}.{parameter}".removesuffix(".weight"),
+                        kind=type(module).__name__,
+                        shape=tuple(weight.shape),
+                        pattern="unstructured" if sparsity else "dense",
+                        sparsity=sparsity,
+                        nonzeros=nonzeros,
+                        dense_bytes=weight.nbytes,
+                        packed_bytes=weight.nbytes,
+                        reason=f"{type(module).__name__} has no sparse kernel",
+                    )
+                )
+    return rows

@@ -1,0 +1,14 @@
+"""Formats, each in a file of its own with the same stem as its op and kernels."""
+
+from __future__ import annotations
+
+from sparseprune.formats.base import Format, PackedWeight
+from sparseprune.formats.csr import Csr, CsrWeight
+
+FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("rows"))
+"""Every format with its layouts: what convert measures and tests walk."""
+
+WEIGHTS: dict[str, type[PackedWeight]] = {"csr": CsrWeight}
+"""Stem -> packed weight, for loading."""
+
+__all__ = ["FORMATS", "WEIGHTS", "Csr", "CsrWeight", "Format", "PackedWeight"]

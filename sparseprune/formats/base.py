@@ -1,0 +1,123 @@
+"""What a format is: how the bytes of a pruned weight lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sparseprune import backends
+
+Pair = tuple[int, int]
+
+
+class PackedWeight(nn.Module):
+    """A weight [rows, cols] without its zeros. Buffers only, so a state_dict holds it."""
+
+    stem: ClassVar[str]
+
+    def __init__(self, rows: int, cols: int) -> None:
+        super().__init__()
+        self.rows, self.cols = rows, cols
+        self.backend, self.namespace = "auto", ""
+
+    @property
+    def name(self) -> str:
+        """Format and layout, as in reports."""
+        raise NotImplementedError
+
+    @property
+    def nonzeros(self) -> int:
+        """Stored weights."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """The constructor's numbers, for a manifest; the buffers are the rest."""
+        raise NotImplementedError
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., cols] -> [..., rows], as torch.nn.functional.linear."""
+        raise NotImplementedError
+
+    def conv2d(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Tensor:
+        """x [batch, channels, height, width], as torch.nn.functional.conv2d."""
+        raise NotImplementedError
+
+    def unpack(self) -> Tensor:
+        """The dense weight [rows, cols]."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> torch.Size:
+        """The dense shape [rows, cols]."""
+        return torch.Size((self.rows, self.cols))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers are."""
+        return next(self.buffers()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return next(self.buffers()).dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, indices included."""
+        return sum(b.nbytes for b in self.buffers())
+
+    def use(self, backend: str = "auto") -> Self:
+        """Choose who computes, now and after every move to another device.
+
+        Raises:
+            ValueError: unknown backend, or one that refuses this device.
+        """
+        self.namespace = backends.choose(self.device, backend).namespace
+        self.backend = backend
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.device
+        super()._apply(fn, recurse)
+        if self.device != before:  # a forced backend that cannot follow gives way to "auto"
+            self.use(self.backend if backends.serves(self.backend, self.device) else "auto")
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.rows} x {self.cols}, nonzeros={self.nonzeros}"
+
+
+class Format:
+    """Packs weights [outputs, inputs], or says why not. Knows its op, never its device."""
+
+    stem: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Stem and layout, as in reports."""
+        raise NotImplementedError
+
+    def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
+        """Why this weight cannot be packed, or None. groups: of a convolution."""
+        raise NotImplementedError
+
+    def pack(self, weight: Tensor, groups: int = 1) -> PackedWeight:
+        """The packed form of the nonzeros of a weight [outputs, inputs].
+
+        Raises:
+            ValueError: when :meth:`refuses` gives a reason.
+        """
+        raise NotImplementedError

@@ -1,0 +1,7 @@
+"""Ops: schema, fake kernel, reference and gradient of every format, in torch.library."""
+
+from __future__ import annotations
+
+from sparseprune.ops import csr
+
+__all__ = ["csr"]

@@ -1,0 +1,193 @@
+"""csr ops: schema, fake kernel, reference and gradient. Native code adds only kernels.
+
+A pruned weight contributes nothing to the output, even where the input is NaN or infinite
+(a dense layer would compute 0 * inf = NaN there).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseprune.formats.csr import entries, unpack
+
+_PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
+_SIZES = "int rows, int cols, int block"
+_WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
+
+SCHEMAS = {
+    "csr_linear": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}) -> Tensor",
+    "csr_conv2d": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}, {_WINDOW}) -> Tensor",
+    "csr_unpack": f"({_PACKED}, {_SIZES}) -> Tensor",
+}
+
+CHUNK = 1 << 22
+"""Products that the reference holds at once."""
+
+
+def _check_linear(x: Tensor, cols: int) -> None:
+    torch._check(
+        x.dim() >= 1 and x.shape[-1] == cols,
+        lambda: (
+            f"csr_linear: x must have {cols} features in its last dimension, got {tuple(x.shape)}"
+        ),
+    )
+    torch._check(
+        x.dtype == torch.float32,
+        lambda: f"csr_linear: x must be float32, got {x.dtype}; convert it with .float()",
+    )
+
+
+def _check_conv2d(x: Tensor, cols: int, kernel_size: list[int], groups: int) -> None:
+    channels = cols * groups // (kernel_size[0] * kernel_size[1])
+    torch._check(
+        x.dim() == 4 and x.shape[1] == channels,
+        lambda: f"csr_conv2d: x must be [batch, {channels}, height, width], got {tuple(x.shape)}",
+    )
+    torch._check(
+        x.dtype == torch.float32,
+        lambda: f"csr_conv2d: x must be float32, got {x.dtype}; convert it with .float()",
+    )
+
+
+def _multiply(x: Tensor, values: Tensor, row: Tensor, column: Tensor, rows: int) -> Tensor:
+    """y[t, r] = sum over the nonzeros of row r; x [tokens, cols] -> y [tokens, rows]."""
+    y = x.new_zeros(x.shape[0], rows)
+    step = max(1, CHUNK // max(1, values.numel()))
+    for start in range(0, x.shape[0], step):
+        y[start : start + step].index_add_(1, row, x[start : start + step, column] * values)
+    return y
+
+
+def linear_reference(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    block: int,
+) -> Tensor:
+    """y = x W^T + bias over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
+    _check_linear(x, cols)
+    row, column = entries(columns, counts, starts, rows, cols, block)
+    y = _multiply(x.reshape(-1, cols), values, row, column, rows)
+    if bias is not None:
+        y += bias
+    return y.view(*x.shape[:-1], rows)
+
+
+def conv2d_reference(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    block: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """The convolution as a product with the unfolded input, over the nonzeros of W alone."""
+    _check_conv2d(x, cols, kernel_size, groups)
+    height, width = _output_size(x, kernel_size, stride, padding, dilation)
+    if x.shape[0] == 0:
+        return x.new_empty(0, rows, height, width)
+    row, column = entries(columns, counts, starts, rows, cols, block)
+    patches = F.unfold(x, kernel_size, dilation, padding, stride)  # [batch, groups*cols, pixels]
+    patches = patches.transpose(1, 2).reshape(-1, groups * cols)
+    column = column + row // max(1, rows // groups) * cols
+    y = _multiply(patches, values, row, column, rows)
+    if bias is not None:
+        y += bias
+    return (
+        y.view(x.shape[0], height * width, rows)
+        .transpose(1, 2)
+        .reshape(x.shape[0], rows, height, width)
+    )
+
+
+def _output_size(
+    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[int, int]:
+    height, width = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    )
+    return height, width
+
+
+def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block):  # type: ignore[no-untyped-def]
+    _check_linear(x, cols)
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+def _conv2d_fake(x, values, columns, counts, starts, bias, rows, cols, block, *window):  # type: ignore[no-untyped-def]
+    *spatial, groups = window
+    _check_conv2d(x, cols, spatial[0], groups)
+    return x.new_empty(x.shape[0], rows, *_output_size(x, *spatial))
+
+
+def _unpack_fake(values, columns, counts, starts, rows, cols, block):  # type: ignore[no-untyped-def]
+    return values.new_empty(rows, cols)
+
+
+def _save_linear(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, *packed, bias, rows, cols, block = inputs
+    ctx.save_for_backward(*packed)
+    ctx.sizes, ctx.has_bias = (rows, cols, block), bias is not None
+
+
+def _backward_linear(ctx, grad):  # type: ignore[no-untyped-def]
+    weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors, *ctx.sizes)
+    grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
+    return grad @ weight, None, None, None, None, grad_bias, None, None, None
+
+
+def _save_conv2d(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, *packed, bias, rows, cols, block = inputs[:9]
+    ctx.save_for_backward(*packed)
+    ctx.sizes, ctx.has_bias, ctx.shape = (rows, cols, block), bias is not None, x.shape
+    ctx.window = inputs[9:]
+
+
+def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
+    kernel_size, stride, padding, dilation, groups = ctx.window
+    weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors, *ctx.sizes)
+    weight = weight.view(weight.shape[0], -1, *kernel_size)
+    grad_x = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
+    grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    return grad_x, None, None, None, None, grad_bias, *(None,) * 8
+
+
+def _register(namespace: str) -> None:
+    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
+    kernels = {
+        "csr_linear": (linear_reference, _linear_fake),
+        "csr_conv2d": (conv2d_reference, _conv2d_fake),
+        "csr_unpack": (unpack, _unpack_fake),
+    }
+    for name, schema in SCHEMAS.items():
+        op = f"{namespace}::{name}"
+        reference, fake = kernels[name]
+        torch.library.define(op, schema)
+        torch.library.register_kernel(op, "default", reference)
+        torch.library.register_fake(op, fake)
+    torch.library.register_autograd(
+        f"{namespace}::csr_linear", _backward_linear, setup_context=_save_linear
+    )
+    torch.library.register_autograd(
+        f"{namespace}::csr_conv2d", _backward_conv2d, setup_context=_save_conv2d
+    )
+
+
+_register("sparseprune")
+_register("sparseprune_reference")
