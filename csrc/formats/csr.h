@@ -1,4 +1,4 @@
-// Unstructured sparse weight W [rows, cols], float32, in one of two layouts. No torch here.
+// Unstructured sparse weight W [rows, cols], float32, in one of three layouts. No torch here.
 #pragma once
 #include <cstdint>
 
@@ -37,6 +37,27 @@ struct CsrGroups {
   int64_t block;           // columns per block, <= kMaxBlock
 
   constexpr int64_t groups() const { return (rows + kRows - 1) / kRows; }
+  constexpr int64_t blocks() const { return (cols + block - 1) / block; }
+};
+
+// Layout "sorted": within a block of columns, the rows of a segment lie in order of their number
+// of nonzeros, so that the loop over one row's nonzeros ends where the last one did and the branch
+// predictor knows it. For high sparsity, where a column of four rows rarely holds two nonzeros.
+//
+//   segment [a . b]     order and count   (1, 1) (0, 2)     columns [1 | 0 2]   values [c | a b]
+//           [. c .]
+struct CsrSorted {
+  static constexpr int kRows = 128;      // rows of a segment
+  static constexpr int kMaxBlock = 255;  // columns and counts fit in a byte
+
+  const float* values;     // [nonzeros]
+  const uint8_t* columns;  // [nonzeros], column within its block
+  const uint8_t* counts;   // [blocks, rows, 2], row within its segment, and its nonzeros
+  const int32_t* starts;   // [blocks * segments + 1], where a segment's values begin
+  int64_t rows, cols;      // dense shape
+  int64_t block;           // columns per block, <= kMaxBlock
+
+  constexpr int64_t segments() const { return (rows + kRows - 1) / kRows; }
   constexpr int64_t blocks() const { return (cols + block - 1) / block; }
 };
 

@@ -15,7 +15,7 @@ namespace sparseprune {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-using Csr = std::variant<CsrRows, CsrGroups>;
+using Csr = std::variant<CsrRows, CsrGroups, CsrSorted>;
 using Ints = std::vector<int64_t>;
 
 // The five arguments that every csr op takes between x and its sizes.
@@ -36,7 +36,31 @@ inline void check_packed(const char* op, const char* argument, const Tensor& t, 
         t.numel(), " elements (or another dtype); convert the model again");
 }
 
-// The view of a packed weight; block 0 means the layout "rows".
+inline Csr view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
+                     int64_t cols) {
+  check_packed(op, "columns", t.columns, x, ScalarType::UInt16, t.values.numel());
+  check_packed(op, "starts", t.starts, x, ScalarType::Int, rows + 1);
+  return CsrRows{t.values.const_data_ptr<float>(),
+                 static_cast<const uint16_t*>(t.columns.const_data_ptr()),
+                 t.starts.const_data_ptr<int32_t>(), rows, cols};
+}
+
+// Groups and sorted: columns and counts are bytes, and every (block, unit of rows) has a start.
+template <typename W>
+Csr view_blocks(const char* op, const Tensor& x, const CsrTensors& t, int64_t counts,
+                int64_t starts, W w) {
+  check_packed(op, "columns", t.columns, x, ScalarType::Byte, 0);
+  check_packed(op, "counts", t.counts, x, ScalarType::Byte, counts);
+  check_packed(op, "starts", t.starts, x, ScalarType::Int, starts);
+  w.values = t.values.const_data_ptr<float>();
+  w.columns = t.columns.const_data_ptr<uint8_t>();
+  w.counts = t.counts.const_data_ptr<uint8_t>();
+  w.starts = t.starts.const_data_ptr<int32_t>();
+  return w;
+}
+
+// The view of a packed weight. Block 0 means the layout "rows"; else the last dimension of counts
+// tells the layout.
 inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
                     int64_t cols, int64_t block) {
   check(x.scalar_type() == ScalarType::Float, op,
@@ -45,25 +69,17 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
         ": rows, cols and block must be as made by Csr.pack, got ", rows, ", ", cols, ", ", block);
   if (t.bias) check_packed(op, "bias", *t.bias, x, ScalarType::Float, rows);
   check_packed(op, "values", t.values, x, ScalarType::Float, 0);
-  if (block == 0) {
-    check_packed(op, "columns", t.columns, x, ScalarType::UInt16, t.values.numel());
-    check_packed(op, "starts", t.starts, x, ScalarType::Int, rows + 1);
-    return CsrRows{t.values.const_data_ptr<float>(),
-                   static_cast<const uint16_t*>(t.columns.const_data_ptr()),
-                   t.starts.const_data_ptr<int32_t>(), rows, cols};
+  if (block == 0) return view_rows(op, x, t, rows, cols);
+  const int64_t last = t.counts.dim() == 3 ? t.counts.size(2) : 0;
+  check(last == CsrGroups::kPatterns || last == 2, op,
+        ": counts must be [blocks, groups, 15] or [blocks, rows, 2], as made by Csr.pack");
+  if (last == 2) {
+    const CsrSorted w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
+    return view_blocks(op, x, t, 2 * w.blocks() * rows, w.blocks() * w.segments() + 1, w);
   }
-  const CsrGroups w{t.values.const_data_ptr<float>(),
-                    static_cast<const uint8_t*>(t.columns.const_data_ptr()),
-                    static_cast<const uint8_t*>(t.counts.const_data_ptr()),
-                    static_cast<const int32_t*>(t.starts.const_data_ptr()),
-                    rows,
-                    cols,
-                    block};
+  const CsrGroups w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
   const int64_t cells = w.blocks() * w.groups();
-  check_packed(op, "columns", t.columns, x, ScalarType::Byte, 0);
-  check_packed(op, "counts", t.counts, x, ScalarType::Byte, cells * w.kPatterns);
-  check_packed(op, "starts", t.starts, x, ScalarType::Int, 2 * (cells + 1));
-  return w;
+  return view_blocks(op, x, t, cells * w.kPatterns, 2 * (cells + 1), w);
 }
 
 inline const float* bias_data(const std::optional<Tensor>& bias) {
@@ -91,7 +107,7 @@ inline Tensor linear_output(const Tensor& x, int64_t rows) {
 }
 
 inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, int64_t cols,
-                                int64_t block, const Ints& kernel_size, const Ints& stride,
+                                const Ints& kernel_size, const Ints& stride,
                                 const Ints& padding, const Ints& dilation, int64_t groups) {
   check(x.dim() == 4, op, ": x must be [batch, channels, height, width], got ", x.dim(),
         " dimensions; add a batch dimension with x.unsqueeze(0)");
@@ -113,10 +129,18 @@ inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, i
         s.height + 2 * s.padding_h, " x ", s.width + 2 * s.padding_w, "; enlarge the input");
   check(s.channels * (s.height + 2 * s.padding_h) * (s.width + 2 * s.padding_w) < INT32_MAX, op,
         ": a padded image must have less than 2^31 elements; split it");
-  check(block == 0 || groups == 1 || rows / groups % CsrGroups::kRows == 0, op,
-        ": outputs per group must divide by 4 in the layout \"groups\", got ", rows / groups,
-        "; pack with the layout \"rows\"");
   return s;
+}
+
+// Rows of a layout that must not belong to two groups of a convolution.
+inline int64_t bound_rows(const CsrRows&) { return 1; }
+inline int64_t bound_rows(const CsrGroups&) { return CsrGroups::kRows; }
+inline int64_t bound_rows(const CsrSorted&) { return CsrSorted::kRows; }
+
+template <typename W>
+void check_conv_groups(const char* op, const W& w, int64_t groups) {
+  check(groups == 1 || w.rows / groups % bound_rows(w) == 0, op, ": outputs per group must divide by ",
+        bound_rows(w), " in this layout, got ", w.rows / groups, "; pack with the layout \"rows\"");
 }
 
 inline Tensor conv2d_output(const Tensor& x, const Conv2dShape& s) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparseprune.formats.base import Format, PackedWeight
 from sparseprune.formats.csr import Csr, CsrWeight
 
-FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("rows"))
+FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"))
 """Every format with its layouts: what convert measures and tests walk."""
 
 WEIGHTS: dict[str, type[PackedWeight]] = {"csr": CsrWeight}

@@ -8,34 +8,32 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparseprune.errors import bad
+from sparseprune.errors import bad, suggest
+from sparseprune.formats import csr_groups, csr_rows, csr_sorted
 from sparseprune.formats.base import Format, PackedWeight, Pair
 
-ROWS_PER_GROUP = 4
-PATTERNS = 15
-MAX_BLOCK = 255
-MAX_COLUMN = 1 << 16
-L1_COLUMNS = 192
-"""Columns of a block: 192 panel rows of 64 floats are one 48 KB L1 cache."""
+LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
 
 
 @dataclass(frozen=True)
 class Csr(Format):
-    """Compressed sparse rows, float32, in the layout "rows" or "groups".
+    """Compressed sparse rows, float32, in one of three layouts.
 
-    "rows" keeps each row's nonzeros together: few tokens, very high sparsity. "groups" lets four
-    rows share the activations that they load: many tokens, from about 40 % sparsity on.
+    "groups" lets four rows share the activations that they load: many tokens, 40 to 80 %
+    sparsity. "sorted" keeps a block of columns in L1 and its loops predictable: many tokens, above
+    80 %. "rows" is plain CSR: few tokens, or very high sparsity.
 
     Args:
-        layout: ``"rows"`` or ``"groups"``.
+        layout: ``"groups"``, ``"sorted"`` or ``"rows"``.
     """
 
     layout: str = "groups"
     stem: ClassVar[str] = "csr"
 
     def __post_init__(self) -> None:
-        if self.layout not in ("rows", "groups"):
-            raise bad("Csr", "layout", "'rows' or 'groups'", repr(self.layout), "pick one")
+        if self.layout not in LAYOUTS:
+            raise bad("Csr", "layout", f"one of {', '.join(LAYOUTS)}", repr(self.layout),
+                      suggest(self.layout, LAYOUTS))  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -47,18 +45,22 @@ class Csr(Format):
         if weight.numel() >= 2**31:
             return "csr counts nonzeros in 32 bits, the weight is larger"
         rows, cols = weight.shape
-        if self.layout == "rows" and cols > MAX_COLUMN:
-            return f"csr/rows indexes {MAX_COLUMN} inputs, the weight has {cols}"
-        if self.layout == "groups" and rows // groups % ROWS_PER_GROUP and groups > 1:
-            return f"csr/groups needs outputs per group divisible by 4, got {rows // groups}"
+        layout = LAYOUTS[self.layout]
+        if cols > layout.MAX_COLS:
+            return f"{self.name} indexes {layout.MAX_COLS} inputs, the weight has {cols}"
+        if groups > 1 and rows // groups % layout.BOUND_ROWS:
+            return (
+                f"{self.name} needs outputs per group divisible by {layout.BOUND_ROWS}, "
+                f"got {rows // groups}"
+            )
         return None
 
     def pack(self, weight: Tensor, groups: int = 1) -> CsrWeight:
         reason = self.refuses(weight, groups)
         if reason:
             raise bad("Csr.pack", "weight", "one that the format holds", reason, "keep it dense")
-        pack = _pack_rows if self.layout == "rows" else _pack_groups
-        return CsrWeight(self.layout, *weight.shape, **pack(weight.detach())).use()
+        packed = LAYOUTS[self.layout].pack(weight.detach())
+        return CsrWeight(self.layout, *weight.shape, **packed).use()
 
 
 class CsrWeight(PackedWeight):
@@ -147,19 +149,9 @@ def entries(
 ) -> tuple[Tensor, Tensor]:
     """Row and column (int64) of every value, in the order of the values."""
     if block == 0:
-        per_row = starts.diff()
-        row = torch.repeat_interleave(torch.arange(rows, device=starts.device), per_row)
-        return row, columns.long()
-    groups = -(-rows // ROWS_PER_GROUP)
-    counts = counts.long().view(-1)
-    cell = torch.arange(counts.numel(), device=counts.device).repeat_interleave(counts)
-    pattern = cell % PATTERNS + 1
-    group = cell // PATTERNS % max(groups, 1)
-    column = columns.long() + cell // PATTERNS // max(groups, 1) * block
-    bits = torch.arange(ROWS_PER_GROUP, device=counts.device)
-    kept = (pattern[:, None] >> bits & 1).bool()
-    row = (group[:, None] * ROWS_PER_GROUP + bits)[kept]
-    return row, column[:, None].expand(-1, ROWS_PER_GROUP)[kept]
+        return csr_rows.entries(columns, starts, rows)
+    layout = csr_sorted if counts.shape[-1] == 2 else csr_groups
+    return layout.entries(columns, counts, rows, block)
 
 
 def unpack(
@@ -176,43 +168,3 @@ def unpack(
     dense = values.new_zeros(rows, cols)
     dense[row, column] = values
     return dense
-
-
-def _pack_rows(weight: Tensor) -> dict[str, Any]:
-    kept = weight != 0
-    starts = torch.zeros(len(weight) + 1, dtype=torch.int32, device=weight.device)
-    starts[1:] = kept.sum(1).cumsum(0)
-    return {
-        "block": 0,
-        "values": weight[kept],
-        "columns": kept.nonzero()[:, 1].to(torch.uint16),
-        "counts": torch.empty(0, dtype=torch.uint8, device=weight.device),
-        "starts": starts,
-    }
-
-
-def _pack_groups(weight: Tensor) -> dict[str, Any]:
-    rows, cols = weight.shape
-    blocks = max(1, round(cols / L1_COLUMNS), -(-cols // MAX_BLOCK))
-    block = max(1, -(-cols // blocks))
-    blocks, groups = -(-cols // block), -(-rows // ROWS_PER_GROUP)
-    padded = weight.new_zeros(groups * ROWS_PER_GROUP, blocks * block)
-    padded[:rows, :cols] = weight
-    # [blocks, groups, block, 4]: the four weights that share a column lie together
-    cells = padded.view(groups, ROWS_PER_GROUP, blocks, block).permute(2, 0, 3, 1)
-    bits = (1 << torch.arange(ROWS_PER_GROUP, device=weight.device)).to(torch.uint8)
-    pattern = ((cells != 0) * bits).sum(-1, dtype=torch.uint8)
-    ordered, order = pattern.sort(dim=-1, stable=True)
-    columns = order[ordered > 0].to(torch.uint8)
-    sorted_cells = cells.gather(2, order[..., None].expand(-1, -1, -1, ROWS_PER_GROUP))
-    counts = torch.stack([(pattern == p).sum(-1) for p in range(1, PATTERNS + 1)], -1)
-    starts = torch.zeros(blocks * groups + 1, 2, dtype=torch.int32, device=weight.device)
-    starts[1:, 0] = (cells != 0).sum((-1, -2)).flatten().cumsum(0)
-    starts[1:, 1] = counts.sum(-1).flatten().cumsum(0)
-    return {
-        "block": block,
-        "values": sorted_cells[sorted_cells != 0],
-        "columns": columns,
-        "counts": counts.to(torch.uint8),
-        "starts": starts,
-    }

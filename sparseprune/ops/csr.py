@@ -74,7 +74,7 @@ def linear_reference(
     """y = x W^T + bias over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     _check_linear(x, cols)
     row, column = entries(columns, counts, starts, rows, cols, block)
-    y = _multiply(x.reshape(-1, cols), values, row, column, rows)
+    y = _multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
     if bias is not None:
         y += bias
     return y.view(*x.shape[:-1], rows)

@@ -22,6 +22,10 @@ struct CsrKernels {
   // and acc starts at row 4 * begin.
   void (*groups)(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
                  int64_t begin, int64_t end);
+
+  // The same for segments [begin, end); acc starts at row 128 * begin.
+  void (*sorted)(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
+                 int64_t begin, int64_t end);
 };
 
 }  // namespace sparseprune

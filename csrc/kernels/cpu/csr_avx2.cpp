@@ -39,5 +39,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_avx2;
-const CsrKernels csr_avx2 = {gather, rows, groups};
+const CsrKernels csr_avx2 = {gather, rows, groups, sorted};
 }  // namespace sparseprune

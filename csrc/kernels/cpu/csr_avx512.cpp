@@ -32,5 +32,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_avx512;
-const CsrKernels csr_avx512 = {gather, rows, groups};
+const CsrKernels csr_avx512 = {gather, rows, groups, sorted};
 }  // namespace sparseprune

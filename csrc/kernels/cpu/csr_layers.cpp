@@ -18,8 +18,10 @@ constexpr int kMaxLanes = 64;
 // What the loops below need to know of a layout: rows come in units, columns in blocks.
 int64_t unit(const CsrRows&) { return 1; }
 int64_t unit(const CsrGroups&) { return CsrGroups::kRows; }
+int64_t unit(const CsrSorted&) { return CsrSorted::kRows; }
 int64_t block_cols(const CsrRows& w) { return w.cols; }
 int64_t block_cols(const CsrGroups& w) { return w.block; }
+int64_t block_cols(const CsrSorted& w) { return w.block; }
 
 // Nonzeros in the rows before unit u.
 int64_t nonzeros_before(const CsrRows& w, int64_t u) { return w.row_start[u]; }
@@ -32,6 +34,15 @@ int64_t nonzeros_before(const CsrGroups& w, int64_t u) {
   return sum;
 }
 
+int64_t nonzeros_before(const CsrSorted& w, int64_t u) {
+  int64_t sum = 0;
+  for (int64_t b = 0; b < w.blocks(); ++b) {
+    const int32_t* cell = w.starts + b * w.segments();
+    sum += cell[u] - cell[0];
+  }
+  return sum;
+}
+
 void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float* acc,
               int64_t begin, int64_t end) {
   csr_kernels().rows(w, panel, vectors, acc, begin, end);
@@ -39,6 +50,11 @@ void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float*
 void multiply(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
               int64_t begin, int64_t end) {
   csr_kernels().groups(w, block, panel, vectors, acc, begin, end);
+}
+
+void multiply(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
+              int64_t begin, int64_t end) {
+  csr_kernels().sorted(w, block, panel, vectors, acc, begin, end);
 }
 
 // Units [begin, end) cut into `parts` with about equal nonzeros; parts + 1 bounds.
@@ -228,16 +244,6 @@ struct ConvIo {
   }
 };
 
-template <typename W>
-void conv2d_panels(const W& w, const float* x, const Conv2dShape& shape, const float* bias,
-                   float* y, const Threads& threads) {
-  const Window window(shape, x, threads);
-  run_tiles(w, bias, shape.batch * shape.out_height() * shape.out_width(), shape.groups, threads,
-            [&](int64_t first, int64_t count, int64_t lanes) {
-              return ConvIo(window, y, first, count, lanes);
-            });
-}
-
 }  // namespace
 
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
@@ -260,14 +266,26 @@ void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float*
   linear_panels(w, x, tokens, bias, y, threads);
 }
 
-void csr_conv2d(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
-                float* y, const Threads& threads) {
-  conv2d_panels(w, x, shape, bias, y, threads);
+void csr_linear(const CsrSorted& w, const float* x, int64_t tokens, const float* bias, float* y,
+                const Threads& threads) {
+  linear_panels(w, x, tokens, bias, y, threads);
 }
 
-void csr_conv2d(const CsrGroups& w, const float* x, const Conv2dShape& shape, const float* bias,
-                float* y, const Threads& threads) {
-  conv2d_panels(w, x, shape, bias, y, threads);
+template <typename W>
+void csr_conv2d(const W& w, const float* x, const Conv2dShape& shape, const float* bias, float* y,
+                const Threads& threads) {
+  const Window window(shape, x, threads);
+  run_tiles(w, bias, shape.batch * shape.out_height() * shape.out_width(), shape.groups, threads,
+            [&](int64_t first, int64_t count, int64_t lanes) {
+              return ConvIo(window, y, first, count, lanes);
+            });
 }
+
+template void csr_conv2d(const CsrRows&, const float*, const Conv2dShape&, const float*, float*,
+                         const Threads&);
+template void csr_conv2d(const CsrGroups&, const float*, const Conv2dShape&, const float*, float*,
+                         const Threads&);
+template void csr_conv2d(const CsrSorted&, const float*, const Conv2dShape&, const float*, float*,
+                         const Threads&);
 
 }  // namespace sparseprune

@@ -20,12 +20,14 @@ void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* b
                 const Threads& threads);
 void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float* bias, float* y,
                 const Threads& threads);
+void csr_linear(const CsrSorted& w, const float* x, int64_t tokens, const float* bias, float* y,
+                const Threads& threads);
 
-// Columns of W are (input channel of the group, ky, kx), as in weight.reshape(rows, -1).
-// With the groups layout, rows per convolution group must divide by CsrGroups::kRows.
-void csr_conv2d(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
-                float* y, const Threads& threads);
-void csr_conv2d(const CsrGroups& w, const float* x, const Conv2dShape& shape, const float* bias,
-                float* y, const Threads& threads);
+// Columns of W are (input channel of the group, ky, kx), as in weight.reshape(rows, -1). Rows per
+// convolution group must divide by the rows that the layout binds together (kRows). For the three
+// layouts.
+template <typename W>
+void csr_conv2d(const W& w, const float* x, const Conv2dShape& shape, const float* bias, float* y,
+                const Threads& threads);
 
 }  // namespace sparseprune

@@ -94,6 +94,38 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
   }
 }
 
+// A warp per (token, segment): it walks the rows in their stored order, lanes share the nonzeros.
+template <typename Access>
+__global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float* bias) {
+  __shared__ float sums[kWarpsPerBlock][CsrSorted::kRows];
+  const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, segments = w.segments();
+  const int lane = threadIdx.x % kWarp;
+  float* sum = sums[threadIdx.x / kWarp];
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
+       i < tokens * segments; i += warps) {
+    const int64_t token = i / segments, segment = i % segments, first = segment * CsrSorted::kRows;
+    const int rows = static_cast<int>(min(int64_t{CsrSorted::kRows}, w.rows - first));
+    for (int r = lane; r < rows; r += kWarp) sum[r] = bias ? bias[first + r] : 0.f;
+    __syncwarp();
+    for (int64_t block = 0; block < w.blocks(); ++block) {
+      const uint8_t* cell = w.counts + 2 * (block * w.rows + first);
+      int64_t start = w.starts[block * segments + segment];
+      for (int r = 0; r < rows; ++r, cell += 2) {
+        float part = 0.f;
+        for (int n = lane; n < cell[1]; n += kWarp)
+          part += w.values[start + n] *
+                  access.read(token, first, block * w.block + w.columns[start + n]);
+        part = warp_sum(part);
+        if (lane == 0) sum[cell[0]] += part;
+        start += cell[1];
+      }
+    }
+    __syncwarp();
+    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = sum[r];
+    __syncwarp();
+  }
+}
+
 template <typename W, typename Access>
 int launch(const W& w, const Access& access, int64_t tokens, const float* bias, void* stream) {
   constexpr int64_t kMostBlocks = 1 << 20;  // the kernels stride over what is left
@@ -104,34 +136,30 @@ int launch(const W& w, const Access& access, int64_t tokens, const float* bias, 
   return cudaGetLastError();
 }
 
-template <typename W>
-int conv2d(const W& w, const float* x, const Conv2dShape& s, const float* bias, float* y,
-           void* stream) {
-  const ConvAccess access{x, y, s, s.out_height(), s.out_width()};
-  return launch(w, access, s.batch * access.out_h * access.out_w, bias, stream);
-}
-
 }  // namespace
 
-int csr_linear_cuda(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
+template <typename W>
+int csr_linear_cuda(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
                     void* stream) {
   return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream);
 }
 
-int csr_linear_cuda(const CsrGroups& w, const float* x, int64_t tokens, const float* bias,
-                    float* y, void* stream) {
-  return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream);
+template <typename W>
+int csr_conv2d_cuda(const W& w, const float* x, const Conv2dShape& s, const float* bias, float* y,
+                    void* stream) {
+  const ConvAccess access{x, y, s, s.out_height(), s.out_width()};
+  return launch(w, access, s.batch * access.out_h * access.out_w, bias, stream);
 }
 
-int csr_conv2d_cuda(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
-                    float* y, void* stream) {
-  return conv2d(w, x, shape, bias, y, stream);
-}
-
-int csr_conv2d_cuda(const CsrGroups& w, const float* x, const Conv2dShape& shape,
-                    const float* bias, float* y, void* stream) {
-  return conv2d(w, x, shape, bias, y, stream);
-}
+template int csr_linear_cuda(const CsrRows&, const float*, int64_t, const float*, float*, void*);
+template int csr_linear_cuda(const CsrGroups&, const float*, int64_t, const float*, float*, void*);
+template int csr_linear_cuda(const CsrSorted&, const float*, int64_t, const float*, float*, void*);
+template int csr_conv2d_cuda(const CsrRows&, const float*, const Conv2dShape&, const float*, float*,
+                             void*);
+template int csr_conv2d_cuda(const CsrGroups&, const float*, const Conv2dShape&, const float*,
+                             float*, void*);
+template int csr_conv2d_cuda(const CsrSorted&, const float*, const Conv2dShape&, const float*,
+                             float*, void*);
 
 const char* cuda_error_text(int error) {
   return cudaGetErrorString(static_cast<cudaError_t>(error));

@@ -9,16 +9,15 @@
 namespace sparseprune {
 
 // y[t, r] = bias[r] + sum_c W[r, c] x[t, c]; x [tokens, cols], y [tokens, rows], on the device.
-int csr_linear_cuda(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
+// For the three layouts, here and below.
+template <typename W>
+int csr_linear_cuda(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
                     void* stream);
-int csr_linear_cuda(const CsrGroups& w, const float* x, int64_t tokens, const float* bias,
-                    float* y, void* stream);
 
 // As csr_conv2d of the CPU: columns of W are (input channel of the group, ky, kx).
-int csr_conv2d_cuda(const CsrRows& w, const float* x, const Conv2dShape& shape, const float* bias,
+template <typename W>
+int csr_conv2d_cuda(const W& w, const float* x, const Conv2dShape& shape, const float* bias,
                     float* y, void* stream);
-int csr_conv2d_cuda(const CsrGroups& w, const float* x, const Conv2dShape& shape,
-                    const float* bias, float* y, void* stream);
 
 const char* cuda_error_text(int error);
 
