@@ -2,15 +2,34 @@
 
 masks = sparseprune.prune(model, sparsity=0.9)
 fast = sparseprune.convert(model, example_inputs)
+print(fast.report)
 """
 
 from __future__ import annotations
 
 from sparseprune import nn, ops
 from sparseprune.convert import convert
+from sparseprune.info import info
+from sparseprune.io import load, save
+from sparseprune.machine import machine
 from sparseprune.masks import Masks
+from sparseprune.profile import Profile, profile
 from sparseprune.prune import prune
 from sparseprune.report import Report
+from sparseprune.version import __version__
 
-__all__ = ["Masks", "Report", "convert", "nn", "ops", "prune"]
-__version__ = "0.1.0"
+__all__ = [
+    "Masks",
+    "Profile",
+    "Report",
+    "__version__",
+    "convert",
+    "info",
+    "load",
+    "machine",
+    "nn",
+    "ops",
+    "profile",
+    "prune",
+    "save",
+]

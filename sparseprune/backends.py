@@ -185,7 +185,10 @@ def only(name: str) -> Iterator[None]:
     global _forced
     before = _forced, _isa
     device, _, isa = name.partition(":")
-    _forced = next(b for b in BACKENDS if b.name == device)
+    known = {b.name: b for b in BACKENDS}
+    if device not in known:
+        raise bad("only", "name", "one of available()", repr(name), suggest(name, available()))
+    _forced = known[device]
     try:
         if isa:
             force_isa(isa)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparseprune import backends
@@ -47,9 +49,13 @@ def watch(layers: list[Layer], run: Callable[[], object]) -> None:
     handles = [
         layer.module.register_forward_pre_hook(watcher(layer), with_kwargs=True) for layer in layers
     ]
+    # torch's fused transformer paths read weights past the modules and nest padded batches.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         run()
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
 
@@ -75,7 +81,7 @@ def choose(tied: list[Layer], formats: tuple[Format, ...], backend: str, keep_de
         if first is not None and layer is not first and layer.sparse is not None:
             weight: PackedWeight = first.sparse.weight  # type: ignore[union-attr, assignment]
             layer.sparse = SPARSE[type(layer.module)].from_dense(layer.module, weight=weight)  # type: ignore[arg-type]
-            layer.row.kernel = first.row.kernel
+            layer.row.kernel, layer.row.packed_bytes = first.row.kernel, first.row.packed_bytes
 
 
 def _refusal(layer: Layer, keep_dense: str) -> str | None:
@@ -126,12 +132,12 @@ def _engine(weight: PackedWeight) -> str:
 
 def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
     """Why the packed layer may not take over, judged by its outputs; None if they agree."""
-    for x, _ in layer.calls.values():
+    for x, _ in layer.calls.values():  # forward: hooks stay with the layer, whatever its form
         try:
-            got = sparse(x)
+            got = sparse.forward(x)
         except RuntimeError as error:
             return str(error).splitlines()[0]
-        expected = dense(x)
+        expected = dense.forward(x)
         finite = expected.isfinite()
         scale = expected[finite].abs().max().item() if bool(finite.any()) else 0.0
         error_ = (got - expected)[finite].abs().max().item() if bool(finite.any()) else 0.0
@@ -143,7 +149,9 @@ def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
 def _time(candidates: dict[str, nn.Module], layer: Layer) -> dict[str, float]:
     totals = dict.fromkeys(candidates, 0.0)
     for x, count in layer.calls.values():
-        calls = {n: (lambda m=m, x=x: m(x)) for n, m in candidates.items()}  # type: ignore[misc]
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(module.forward, x) for name, module in candidates.items()
+        }
         for name, ms in compare_ms(calls, seconds=0.1).items():
             totals[name] += ms * count
     return totals

@@ -55,9 +55,12 @@ def convert(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     formats = _check_arguments(model, backend, format, keep_dense)
     copy = copy_settled(model).eval()
+    if not any(type(m) in SPARSE for m in copy.modules()):
+        raise bad("convert", "model", "a model with Linear or Conv2d layers",
+                  type(model).__name__, "there is nothing to convert")  # fmt: skip
     run = _caller(copy, example_inputs)
     layers = _find_layers(copy)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
         watch(layers, run)
         for shared in share_weights(layers):
             choose(shared, formats, backend, keep_dense)
@@ -80,10 +83,11 @@ def _check_arguments(
     if format not in ("auto", *stems):
         raise bad("convert", "format", "'auto' or the stem of a format", repr(format),
                   suggest(format, ["auto", *stems]))  # fmt: skip
-    if not any(type(m) in SPARSE for m in model.modules()):
-        raise bad("convert", "model", "a model with Linear or Conv2d layers",
-                  type(model).__name__, "there is nothing to convert")  # fmt: skip
-    device = next(model.parameters()).device
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    if device.type == "meta":
+        raise bad("convert", "model", "on a device that holds its weights", "meta",
+                  "load them first")  # fmt: skip
     backends.choose(device, backend)
     return tuple(f for f in FORMATS if format in ("auto", f.stem))
 
@@ -130,7 +134,7 @@ def _settle(
     if not replacements:
         report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
         return copy
-    sparse = copy_with(copy, replacements)
+    sparse = copy_with(copy, replacements).eval()
     runs = {"dense": dense_run, "sparse": _caller(sparse, inputs)}
     for _ in range(2):  # a slower model is measured again before it is believed
         times = compare_ms(runs)

@@ -7,7 +7,17 @@ import warnings
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
+from torch.nn.utils import remove_spectral_norm as remove_old_spectral_norm
 from torch.nn.utils import remove_weight_norm as remove_old_weight_norm
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""What a sparse layer inherits from the dense one."""
 
 
 def copy_settled(model: nn.Module) -> nn.Module:
@@ -35,8 +45,7 @@ def copy_with(model: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.
         if id(tensor) not in gone:
             memo[id(tensor)] = tensor
     for old, new in replacements.items():
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
-                      "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"):  # fmt: skip
+        for hooks in HOOKS:
             getattr(new, hooks).update(getattr(old, hooks))
     copied = copy.deepcopy(model, memo)
     _leave_fast_paths(copied, set(map(id, replacements.values())))
@@ -45,6 +54,10 @@ def copy_with(model: nn.Module, replacements: dict[nn.Module, nn.Module]) -> nn.
 
 def _settle(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
+        # torch hangs a property on a class of its own, which a copy shares with its original:
+        # taking the property off would take it off both.
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
         for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     for hook in list(module._forward_pre_hooks.values()):
@@ -53,7 +66,9 @@ def _settle(module: nn.Module) -> None:
         elif type(hook).__name__ == "WeightNorm":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                remove_old_weight_norm(module, hook.name)
+                remove_old_weight_norm(module, hook.name)  # type: ignore[attr-defined]
+        elif type(hook).__name__ == "SpectralNorm":
+            remove_old_spectral_norm(module, hook.name)  # type: ignore[attr-defined]
 
 
 def _leave_fast_paths(model: nn.Module, sparse: set[int]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from sparseprune.version import __version__
 from sparseprune import backends
+from sparseprune.version import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")

@@ -8,7 +8,6 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from sparseprune.errors import bad, bad_type, suggest
+from sparseprune.files import write_atomically
 from sparseprune.selection import Ignore, plain_weight, prunable_modules
 
 FORMAT = "sparseprune.masks.v1"
@@ -204,7 +204,7 @@ class Masks(Mapping[str, Tensor]):
             name: {"shape": list(mask.shape), "crc32": _checksum(name, mask.shape, bits[name])}
             for name, mask in self.items()
         }
-        _write(Path(path), to_safetensors(bits, {FORMAT: json.dumps(header)}))
+        write_atomically(path, to_safetensors(bits, {FORMAT: json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
@@ -248,16 +248,3 @@ def _unpack(name: str, entry: dict[str, Any], bits: np.ndarray[Any, Any]) -> Ten
     if bits.size != (size + 7) // 8 or _checksum(name, shape, bits) != entry["crc32"]:
         raise ValueError(f"the bits of {name!r} are damaged")
     return torch.from_numpy(np.unpackbits(bits, count=size).view(np.bool_)).reshape(shape)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` in one step: a temporary file beside it, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

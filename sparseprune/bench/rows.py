@@ -81,7 +81,15 @@ def table(rows: Sequence[BenchRow]) -> Table:
     notes = sorted({row.compiled_note for row in rows if row.compiled_note})
     table = Table(title=title, caption="\n".join(f"torch.compile {note}" for note in notes))
     table.add_column("network", max_width=20)
-    for header in ("batch", "sparsity", "dense eager", "dense compile", "sparse", "vs eager", "vs best"):
+    for header in (
+        "batch",
+        "sparsity",
+        "dense eager",
+        "dense compile",
+        "sparse",
+        "vs eager",
+        "vs best",
+    ):
         table.add_column(header, justify="right", max_width=9)
     table.add_column("nonzeros", justify="right")
     table.add_column("weights in MB", justify="right", min_width=13, max_width=13)

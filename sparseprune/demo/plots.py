@@ -18,8 +18,8 @@ from matplotlib.ticker import (
 )
 from torch import nn
 
-from sparseprune.demo.accuracy import Accuracy
 from sparseprune.bench import BenchRow
+from sparseprune.demo.accuracy import Accuracy
 from sparseprune.demo.train import weights
 
 if TYPE_CHECKING:

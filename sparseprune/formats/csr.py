@@ -107,14 +107,16 @@ class CsrWeight(PackedWeight):
 
     def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The buffers in the order that the ops take them."""
-        return self.values, self.columns, self.counts, self.starts
+        held = self._buffers  # the attributes would go through Module.__getattr__, 2 us in all
+        return held["values"], held["columns"], held["counts"], held["starts"]  # type: ignore[return-value]
 
     @property
     def _ops(self) -> Any:
         return getattr(torch.ops, self.namespace)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return self._ops.csr_linear(x, *self.packed(), bias, self.rows, self.cols, self.block)
+        y: Tensor = self._ops.csr_linear(x, *self.packed(), bias, self.rows, self.cols, self.block)
+        return y
 
     def conv2d(
         self,
@@ -126,7 +128,7 @@ class CsrWeight(PackedWeight):
         dilation: Pair,
         groups: int,
     ) -> Tensor:
-        return self._ops.csr_conv2d(
+        y: Tensor = self._ops.csr_conv2d(
             x,
             *self.packed(),
             bias,
@@ -139,6 +141,7 @@ class CsrWeight(PackedWeight):
             dilation,
             groups,
         )
+        return y
 
     def unpack(self) -> Tensor:
         return unpack(*self.packed(), self.rows, self.cols, self.block)
@@ -150,8 +153,9 @@ def entries(
     """Row and column (int64) of every value, in the order of the values."""
     if block == 0:
         return csr_rows.entries(columns, starts, rows)
-    layout = csr_sorted if counts.shape[-1] == 2 else csr_groups
-    return layout.entries(columns, counts, rows, block)
+    if counts.shape[-1] == 2:
+        return csr_sorted.entries(columns, counts, rows, block)
+    return csr_groups.entries(columns, counts, rows, block)
 
 
 def unpack(

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from sparseprune.errors import bad
+from sparseprune.formats import csr_groups, csr_sorted
 from sparseprune.formats.base import PackedWeight
-from sparseprune.formats.csr import MAX_BLOCK, MAX_COLUMN, PATTERNS, ROWS_PER_GROUP, CsrWeight
+from sparseprune.formats.csr import LAYOUTS, CsrWeight
+from sparseprune.formats.csr_blocks import MAX_BLOCK
 
 MAX_WEIGHTS = 2**31
 
@@ -22,9 +24,22 @@ def check(weight: PackedWeight) -> None:
         raise bad("csr_check", "weight", "a CsrWeight", type(weight).__name__, "pack it again")
     reason = _wrong_sizes(weight) or _wrong_types(weight)
     if reason is None:
-        reason = _wrong_rows(weight) if weight.layout == "rows" else _wrong_groups(weight)
+        wrong = {"rows": _wrong_rows, "groups": _wrong_groups, "sorted": _wrong_sorted}
+        reason = wrong[weight.layout](weight)
     if reason is not None:
         raise bad("csr_check", "packed weight", "as made by Csr.pack", reason, "pack it again")
+
+
+def check_groups(weight: PackedWeight, groups: int) -> None:
+    """What a convolution of that many channel groups needs of its packed weight.
+
+    Raises:
+        ValueError: rows that a kernel handles together belong to two groups.
+    """
+    bound: int = LAYOUTS[weight.layout].BOUND_ROWS if isinstance(weight, CsrWeight) else 1
+    if weight.rows % groups or (groups > 1 and weight.rows // groups % bound):
+        expected = f"divisible by {groups} groups, each by {bound}"
+        raise bad("csr_check", "rows", expected, weight.rows, "pack it again")
 
 
 def _wrong_sizes(weight: CsrWeight) -> str | None:
@@ -34,25 +49,29 @@ def _wrong_sizes(weight: CsrWeight) -> str | None:
             return f"{name} = {size!r}"
     if weight.rows * weight.cols >= MAX_WEIGHTS:
         return f"{weight.rows} x {weight.cols}, too large for 32-bit counts"
-    if weight.layout not in ("rows", "groups"):
+    if weight.layout not in ("rows", "groups", "sorted"):
         return f"layout {weight.layout!r}"
-    if weight.layout == "rows" and (weight.block or weight.cols > MAX_COLUMN):
-        return f"layout 'rows' with block {weight.block} and {weight.cols} columns"
-    if weight.layout == "groups" and not 1 <= weight.block <= MAX_BLOCK:
-        return f"layout 'groups' with block {weight.block}"
+    least, most = (0, 0) if weight.layout == "rows" else (1, MAX_BLOCK)
+    if not least <= weight.block <= most or weight.cols > LAYOUTS[weight.layout].MAX_COLS:
+        return f"layout {weight.layout!r} with block {weight.block} and {weight.cols} columns"
     return None
 
 
 def _wrong_types(weight: CsrWeight) -> str | None:
     """dtype and shape of each buffer, as far as the sizes alone determine them."""
-    nonzeros = weight.values.numel()
-    if weight.layout == "rows":
-        index, columns = torch.uint16, (nonzeros,)
-        counts, starts = (0,), (weight.rows + 1,)
-    else:
-        groups, blocks = -(-weight.rows // ROWS_PER_GROUP), -(-weight.cols // weight.block)
-        index, columns = torch.uint8, (weight.columns.numel(),)
-        counts, starts = (blocks, groups, PATTERNS), (blocks * groups + 1, 2)  # type: ignore[assignment]
+    nonzeros, rows = weight.values.numel(), weight.rows
+    blocks = -(-weight.cols // weight.block) if weight.block else 0
+    cells = blocks * _bundles(weight)
+    index, columns, counts, starts = {
+        "rows": (torch.uint16, (nonzeros,), (0,), (rows + 1,)),
+        "groups": (
+            torch.uint8,
+            (weight.columns.numel(),),
+            (blocks, _bundles(weight), csr_groups.PATTERNS),
+            (cells + 1, 2),
+        ),
+        "sorted": (torch.uint8, (nonzeros,), (blocks, rows, 2), (cells + 1,)),
+    }[weight.layout]
     expected = {
         "values": (torch.float32, (nonzeros,)),
         "columns": (index, columns),
@@ -82,28 +101,55 @@ def _wrong_rows(weight: CsrWeight) -> str | None:
 
 
 def _wrong_groups(weight: CsrWeight) -> str | None:
-    counts, starts = weight.counts.long(), weight.starts.long()
-    pattern = torch.arange(1, PATTERNS + 1, device=counts.device)
-    rows_of = sum(pattern >> bit & 1 for bit in range(ROWS_PER_GROUP))
+    counts = weight.counts.long()
+    pattern = torch.arange(1, csr_groups.PATTERNS + 1, device=counts.device)
+    rows_of = torch.stack([pattern >> bit & 1 for bit in range(csr_groups.BOUND_ROWS)]).sum(0)
     per_cell = torch.stack([(counts * rows_of).sum(-1), counts.sum(-1)], -1).view(-1, 2)
-    expected = torch.cat([per_cell.new_zeros(1, 2), per_cell.cumsum(0)])
-    if not torch.equal(starts, expected):
-        return "starts that do not agree with counts"
-    if starts[-1].tolist() != [weight.values.numel(), weight.columns.numel()]:
+    if (reason := _wrong_starts(weight.starts, per_cell)) is not None:
+        return reason
+    if weight.starts[-1].tolist() != [weight.values.numel(), weight.columns.numel()]:
         return "counts that do not add up to the number of values and columns"
-    over = weight.rows % ROWS_PER_GROUP
+    over = weight.rows % csr_groups.BOUND_ROWS
     if over and counts.numel() and bool(counts[:, -1, pattern >= 1 << over].any()):
         return f"values in rows past {weight.rows}"
-    return _wrong_columns(weight, starts)
+    return _wrong_columns(weight, weight.starts[:, 1])
+
+
+def _wrong_sorted(weight: CsrWeight) -> str | None:
+    row, count = weight.counts.long().unbind(-1)  # [blocks, rows]
+    place = torch.arange(weight.rows, device=row.device)
+    segment = place // csr_sorted.BOUND_ROWS
+    per_cell = count.new_zeros(len(count), _bundles(weight)).index_add_(1, segment, count)
+    if (reason := _wrong_starts(weight.starts, per_cell.view(-1))) is not None:
+        return reason
+    if int(weight.starts[-1]) != weight.values.numel():
+        return "counts that do not add up to the number of values"
+    stored = (row + segment * csr_sorted.BOUND_ROWS).sort(-1).values
+    if bool((row >= csr_sorted.BOUND_ROWS).any()) or bool((stored != place).any()):
+        return "rows that do not each occur once in their segment"
+    return _wrong_columns(weight, weight.starts)
+
+
+def _bundles(weight: CsrWeight) -> int:
+    """Groups or segments of rows."""
+    bound: int = LAYOUTS[weight.layout].BOUND_ROWS
+    return -(-weight.rows // bound)
+
+
+def _wrong_starts(starts: Tensor, per_cell: Tensor) -> str | None:
+    expected = torch.cat([torch.zeros_like(per_cell[:1]), per_cell.cumsum(0)])
+    if len(per_cell) == 0:
+        expected = torch.zeros_like(starts)
+    return None if torch.equal(starts.long(), expected.long()) else "starts that contradict counts"
 
 
 def _wrong_columns(weight: CsrWeight, starts: Tensor) -> str | None:
     """Columns count from the start of their block; the last block may be narrower."""
-    columns, groups = weight.columns, -(-weight.rows // ROWS_PER_GROUP)
+    columns = weight.columns
     if not columns.numel():
         return None
     last_width = weight.cols - (weight.cols - 1) // weight.block * weight.block
-    last = columns[int(starts[-1 - groups, 1]) :]
+    last = columns[int(starts[-1 - _bundles(weight)]) :]
     if int(columns.max()) >= weight.block or (len(last) and int(last.max()) >= last_width):
         return f"a column outside its block of {weight.block} (the last has {last_width})"
     return None

@@ -95,14 +95,20 @@ class SparseConv2d(nn.Module):
             conv.padding_mode,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0)).squeeze(0)
+    def forward(self, input: Tensor) -> Tensor:  # named as in nn.Conv2d, for callers by keyword
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         if self._outer is not None:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._outer, mode=mode)
+            input = F.pad(input, self._outer, mode=mode)
         return self.weight.conv2d(
-            x, self.bias, self.kernel_size, self.stride, self._inner, self.dilation, self.groups
+            input,
+            self.bias,
+            self.kernel_size,
+            self.stride,
+            self._inner,
+            self.dilation,
+            self.groups,
         )
 
     def extra_repr(self) -> str:

@@ -60,8 +60,8 @@ class SparseLinear(nn.Module):
             weight = (format or Csr()).pack(*cls.dense_weight(linear))
         return cls(weight, None if linear.bias is None else linear.bias.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight.linear(x, self.bias)
+    def forward(self, input: Tensor) -> Tensor:  # named as in nn.Linear, for callers by keyword
+        return self.weight.linear(input, self.bias)
 
     def extra_repr(self) -> str:
         bias = self.bias is not None

@@ -6,11 +6,15 @@ A pruned weight contributes nothing to the output, even where the input is NaN o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 from sparseprune.formats.csr import entries, unpack
+from sparseprune.ops.csr_checks import check_conv2d, check_linear
 
 _PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
 _SIZES = "int rows, int cols, int block"
@@ -24,31 +28,6 @@ SCHEMAS = {
 
 CHUNK = 1 << 22
 """Products that the reference holds at once."""
-
-
-def _check_linear(x: Tensor, cols: int) -> None:
-    torch._check(
-        x.dim() >= 1 and x.shape[-1] == cols,
-        lambda: (
-            f"csr_linear: x must have {cols} features in its last dimension, got {tuple(x.shape)}"
-        ),
-    )
-    torch._check(
-        x.dtype == torch.float32,
-        lambda: f"csr_linear: x must be float32, got {x.dtype}; convert it with .float()",
-    )
-
-
-def _check_conv2d(x: Tensor, cols: int, kernel_size: list[int], groups: int) -> None:
-    channels = cols * groups // (kernel_size[0] * kernel_size[1])
-    torch._check(
-        x.dim() == 4 and x.shape[1] == channels,
-        lambda: f"csr_conv2d: x must be [batch, {channels}, height, width], got {tuple(x.shape)}",
-    )
-    torch._check(
-        x.dtype == torch.float32,
-        lambda: f"csr_conv2d: x must be float32, got {x.dtype}; convert it with .float()",
-    )
 
 
 def _multiply(x: Tensor, values: Tensor, row: Tensor, column: Tensor, rows: int) -> Tensor:
@@ -72,7 +51,7 @@ def linear_reference(
     block: int,
 ) -> Tensor:
     """y = x W^T + bias over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
-    _check_linear(x, cols)
+    check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     row, column = entries(columns, counts, starts, rows, cols, block)
     y = _multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
     if bias is not None:
@@ -97,12 +76,14 @@ def conv2d_reference(
     groups: int,
 ) -> Tensor:
     """The convolution as a product with the unfolded input, over the nonzeros of W alone."""
-    _check_conv2d(x, cols, kernel_size, groups)
+    check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block,
+                 kernel_size, stride, padding, dilation, groups)  # fmt: skip
     height, width = _output_size(x, kernel_size, stride, padding, dilation)
     if x.shape[0] == 0:
         return x.new_empty(0, rows, height, width)
     row, column = entries(columns, counts, starts, rows, cols, block)
-    patches = F.unfold(x, kernel_size, dilation, padding, stride)  # [batch, groups*cols, pixels]
+    sizes = (tuple(pair) for pair in (kernel_size, dilation, padding, stride))
+    patches = F.unfold(x, *sizes)  # [batch, groups * cols, pixels]
     patches = patches.transpose(1, 2).reshape(-1, groups * cols)
     column = column + row // max(1, rows // groups) * cols
     y = _multiply(patches, values, row, column, rows)
@@ -112,6 +93,7 @@ def conv2d_reference(
         y.view(x.shape[0], height * width, rows)
         .transpose(1, 2)
         .reshape(x.shape[0], rows, height, width)
+        .contiguous()
     )
 
 
@@ -126,14 +108,13 @@ def _output_size(
 
 
 def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block):  # type: ignore[no-untyped-def]
-    _check_linear(x, cols)
+    check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     return x.new_empty(*x.shape[:-1], rows)
 
 
 def _conv2d_fake(x, values, columns, counts, starts, bias, rows, cols, block, *window):  # type: ignore[no-untyped-def]
-    *spatial, groups = window
-    _check_conv2d(x, cols, spatial[0], groups)
-    return x.new_empty(x.shape[0], rows, *_output_size(x, *spatial))
+    check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block, *window)
+    return x.new_empty(x.shape[0], rows, *_output_size(x, *window[:4]))
 
 
 def _unpack_fake(values, columns, counts, starts, rows, cols, block):  # type: ignore[no-untyped-def]
@@ -163,14 +144,14 @@ def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
     kernel_size, stride, padding, dilation, groups = ctx.window
     weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors, *ctx.sizes)
     weight = weight.view(weight.shape[0], -1, *kernel_size)
-    grad_x = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
+    grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
     grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
     return grad_x, None, None, None, None, grad_bias, *(None,) * 8
 
 
 def _register(namespace: str) -> None:
     """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
-    kernels = {
+    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         "csr_linear": (linear_reference, _linear_fake),
         "csr_conv2d": (conv2d_reference, _conv2d_fake),
         "csr_unpack": (unpack, _unpack_fake),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.autotune import compare_ms
+from sparseprune.errors import bad, bad_type
 from sparseprune.profile.costs import LayerProfile, Profile
 from sparseprune.profile.counting import LAYERS, Count, Counter, caller
-from sparseprune.errors import bad, bad_type
 from sparseprune.profile.inventory import Stored, stored_tensors
 
 __all__ = ["LayerProfile", "Profile", "profile"]

@@ -1,0 +1,154 @@
+"""What the csr ops demand of their arguments: for fake kernels and references, which must refuse
+what compiled kernels refuse (csrc/ops/csr_args.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+PATTERNS = 15
+GROUP_ROWS, SEGMENT_ROWS = 4, 128
+MAX_BLOCK = 255
+
+
+def check_linear(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    block: int,
+) -> None:
+    """The arguments of csr_linear."""
+    torch._check(
+        x.dim() >= 1 and x.shape[-1] == cols,
+        lambda: (
+            f"csr_linear: x must have {cols} features in its last dimension, got {tuple(x.shape)}"
+        ),
+    )
+    _check_packed("csr_linear", x, values, columns, counts, starts, bias, rows, cols, block)
+
+
+def check_conv2d(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    block: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
+    """The arguments of csr_conv2d."""
+    op = "csr_conv2d"
+    torch._check(
+        x.dim() == 4,
+        lambda: f"{op}: x must be [batch, channels, height, width], got {tuple(x.shape)}",
+    )
+    pairs = (kernel_size, stride, padding, dilation)
+    torch._check(
+        all(len(pair) == 2 for pair in pairs),
+        lambda: f"{op}: kernel_size, stride, padding and dilation must be pairs, got {pairs}",
+    )
+    torch._check(
+        min(*kernel_size, *stride, *dilation) > 0 and min(padding) >= 0,
+        lambda: f"{op}: kernel_size, stride and dilation must be positive, padding not negative",
+    )
+    torch._check(
+        groups > 0
+        and rows % groups == 0
+        and x.shape[1] * prod(kernel_size) == cols * max(groups, 1),
+        lambda: (
+            f"{op}: x must have {cols * groups // prod(kernel_size)} channels "
+            f"(groups={groups}), got {x.shape[1]}"
+        ),
+    )
+    for i, side in enumerate(("height", "width")):
+        padded = x.shape[2 + i] + 2 * padding[i]
+        torch._check(
+            padded > dilation[i] * (kernel_size[i] - 1),
+            lambda side=side, padded=padded: (  # type: ignore[misc]
+                f"{op}: the padded input must be as large as the dilated kernel, got "
+                f"{side} {padded}; enlarge the input"
+            ),
+        )
+    _check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
+    if groups > 1 and block > 0:
+        bound = SEGMENT_ROWS if counts.shape[-1] == 2 else GROUP_ROWS
+        torch._check(
+            rows // groups % bound == 0,
+            lambda: (
+                f"{op}: outputs per group must divide by {bound} in this layout, "
+                f'got {rows // groups}; pack with the layout "rows"'
+            ),
+        )
+
+
+def _check_packed(
+    op: str,
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    counts: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    block: int,
+) -> None:
+    torch._check(
+        x.dtype == torch.float32,
+        lambda: f"{op}: x must be float32, got {x.dtype}; convert it with .float()",
+    )
+    torch._check(
+        rows >= 0 and cols >= 0 and 0 <= block <= MAX_BLOCK,
+        lambda: (
+            f"{op}: rows, cols and block must be as made by Csr.pack, got {rows}, {cols}, {block}"
+        ),
+    )
+
+    def check(argument: str, t: Tensor, dtype: torch.dtype, at_least: int) -> None:
+        torch._check(
+            t.device == x.device,
+            lambda: f"{op}: {argument} must be on the device of x; move the module too",
+        )
+        torch._check(
+            t.dtype == dtype and t.is_contiguous() and t.numel() >= at_least,
+            lambda: (
+                f"{op}: {argument} must be as made by Csr.pack, contiguous and at least "
+                f"{at_least} long, got {t.numel()} elements of {t.dtype}; convert the model again"
+            ),
+        )
+
+    if bias is not None:
+        check("bias", bias, torch.float32, rows)
+    check("values", values, torch.float32, 0)
+    if block == 0:
+        check("columns", columns, torch.uint16, values.numel())
+        check("starts", starts, torch.int32, rows + 1)
+        return
+    last = counts.shape[-1] if counts.dim() == 3 else 0
+    torch._check(
+        last in (PATTERNS, 2),
+        lambda: (
+            f"{op}: counts must be [blocks, groups, 15] or [blocks, rows, 2], "
+            f"as made by Csr.pack, got {tuple(counts.shape)}"
+        ),
+    )
+    blocks = -(-cols // block)
+    cells = blocks * -(-rows // (SEGMENT_ROWS if last == 2 else GROUP_ROWS))
+    check("columns", columns, torch.uint8, 0)
+    check("counts", counts, torch.uint8, 2 * blocks * rows if last == 2 else PATTERNS * cells)
+    check("starts", starts, torch.int32, cells + 1 if last == 2 else 2 * (cells + 1))
