@@ -115,9 +115,8 @@ def _measure(layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense
     best = min(candidates, key=times.__getitem__)
     row.dense_ms, row.sparse_ms = times["dense"], times[best]
     if keep_dense == "auto" and times[best] > MARGIN * times["dense"]:
-        row.reason = (
-            f"{best} is not {1 / MARGIN - 1:.0%} faster ({times['dense'] / times[best]:.2f}x)"
-        )
+        gain = times["dense"] / times[best]
+        row.reason = f"packed is not {1 / MARGIN - 1:.0%} faster ({best}: {gain:.2f}x)"
         return
     layer.sparse = candidates[best]
     row.kernel = f"{best} {_engine(candidates[best].weight)}"  # type: ignore[arg-type]
