@@ -1,6 +1,7 @@
 # make demo    the main job, end to end          make test    all fast tests
 # make slow    slow tests as well                make lint    formatting, lint, types
 # make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
+# make phases  where a kernel's time goes        make clean   remove what these made
 # Each sets up what it needs in $(VENV) first.
 
 PYTHON ?= python3
@@ -12,10 +13,12 @@ CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,constraints.txt)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := $(addprefix -c ,$(CONSTRAINTS))
-NATIVE := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test slow bench lint format sanitize clean
+NATIVE_BUILD := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S tests/native
+
+.PHONY: setup demo test slow bench lint format sanitize phases clean
 
 setup: $(READY)
 
@@ -48,7 +51,7 @@ $(VENV)/.lint: $(READY) $(CONSTRAINTS)
 	$(PIP) install -q $(PIN) ruff mypy clang-format
 	@touch $@
 
-SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/*.cpp')
+SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/native/*' 'benchmarks/native/*.cpp' | grep -v CMakeLists)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
@@ -61,6 +64,19 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
+
+# Plain first: guard pages find over-reads at full optimisation, which sanitizers change.
+sanitize: $(READY)
+	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
+	build/native/test_kernels
+	$(NATIVE_BUILD) -B build/sanitize -DSPARSEPRUNE_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/sanitize
+	build/sanitize/test_kernels
+
+# Where the time of one csr tile goes, per layout and instruction set (docs/kernels.md).
+phases: $(READY)
+	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
+	build/native/phases | tee phases.csv
 
 clean:
 	rm -rf $(VENV) build demo-out sparseprune/*.so *.egg-info

@@ -11,7 +11,6 @@ from sparseprune import nn, ops
 from sparseprune.convert import convert
 from sparseprune.info import info
 from sparseprune.io import load, save
-from sparseprune.machine import machine
 from sparseprune.masks import Masks
 from sparseprune.profile import Profile, profile
 from sparseprune.prune import prune
@@ -26,7 +25,6 @@ __all__ = [
     "convert",
     "info",
     "load",
-    "machine",
     "nn",
     "ops",
     "profile",

@@ -76,6 +76,8 @@ def choose(tied: list[Layer], formats: tuple[Format, ...], backend: str, keep_de
             _measure(layer, formats, backend, keep_dense)
         else:
             layer.row.reason = reason
+    for layer in tied[1:]:
+        layer.row.tied_to = tied[0].row.name
     first = next((layer for layer in tied if layer.sparse is not None), None)
     for layer in tied:
         if first is not None and layer is not first and layer.sparse is not None:

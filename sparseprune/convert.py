@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -58,14 +59,17 @@ def convert(
     if not any(type(m) in SPARSE for m in copy.modules()):
         raise bad("convert", "model", "a model with Linear or Conv2d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
-    run = _caller(copy, example_inputs)
+    inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
     layers = _find_layers(copy)
+    buffers = {buffer: buffer.clone() for buffer in copy.buffers()}
     with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
-        watch(layers, run)
+        watch(layers, _caller(copy, inputs))
         for shared in share_weights(layers):
             choose(shared, formats, backend, keep_dense)
         report = Report([layer.row for layer in layers])
-        copy = _settle(copy, layers, report, example_inputs, keep_dense)
+        copy = _settle(copy, layers, report, inputs, keep_dense)
+        for buffer, before in buffers.items():  # what the runs counted or cached
+            buffer.copy_(before)
     report.rows += _unsupported(copy)
     copy.report = report  # type: ignore[assignment]
     return copy
@@ -136,6 +140,12 @@ def _settle(
         return copy
     sparse = copy_with(copy, replacements).eval()
     runs = {"dense": dense_run, "sparse": _caller(sparse, inputs)}
+    try:
+        runs["sparse"]()
+    except Exception as error:  # the model's own code, which may use a weight past its layer
+        reason = f"the model does not run with packed layers: {type(error).__name__}: {error}"
+        report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
+        return _keep_dense(copy, layers, reason)
     for _ in range(2):  # a slower model is measured again before it is believed
         times = compare_ms(runs)
         report.dense_ms, report.sparse_ms = times["dense"], times["sparse"]
@@ -143,9 +153,13 @@ def _settle(
             return sparse
     report.notes.append(f"kept dense: packed, the whole model took {times['sparse']:.3f} ms")
     report.sparse_ms = report.dense_ms
+    return _keep_dense(copy, layers, "the whole model was not faster with packed layers")
+
+
+def _keep_dense(copy: nn.Module, layers: list[Layer], reason: str) -> nn.Module:
     for layer in layers:
         if layer.sparse is not None:
-            layer.row.reason = "the whole model was not faster with packed layers"
+            layer.row.reason = reason
             layer.row.kernel, layer.row.packed_bytes = "dense", layer.row.dense_bytes
     return copy
 

@@ -25,6 +25,7 @@ class Row:
         dense_ms, sparse_ms: medians on the example input, all calls summed; None if not measured.
         kernel: what runs now, e.g. "csr/groups avx512", or "dense".
         reason: why dense was kept; "" where it was not.
+        tied_to: the layer above with the same weight, which totals count once; "" for most.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     sparse_ms: float | None = None
     kernel: str = "dense"
     reason: str = ""
+    tied_to: str = ""
 
 
 @dataclass
@@ -60,17 +62,17 @@ class Report:
     @property
     def dense_bytes(self) -> int:
         """Bytes of all the weights in rows when dense."""
-        return sum(r.dense_bytes for r in self.rows)
+        return sum(r.dense_bytes for r in self.rows if not r.tied_to)
 
     @property
     def packed_bytes(self) -> int:
         """Bytes of all the weights in rows as they are now, indices included."""
-        return sum(r.packed_bytes for r in self.rows)
+        return sum(r.packed_bytes for r in self.rows if not r.tied_to)
 
     @property
     def nonzeros(self) -> int:
         """Nonzero weights in rows."""
-        return sum(r.nonzeros for r in self.rows)
+        return sum(r.nonzeros for r in self.rows if not r.tied_to)
 
     @property
     def kernels(self) -> dict[str, int]:

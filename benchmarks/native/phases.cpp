@@ -48,10 +48,10 @@ void measure(double sparsity, int64_t block) {
   for (float& w : dense.weights) w = uniform(random) < sparsity ? 0.f : uniform(random) + .1f;
   const Packed r = pack_rows(dense), g = pack_groups(dense, block), s = pack_sorted(dense, block);
   const CsrRows rows{r.values.data(), r.wide_columns.data(), r.starts.data(), kRows, kCols};
-  const CsrGroups groups{g.values.data(), g.columns.data(), g.counts.data(), g.starts.data(),
-                         kRows,           kCols,            block};
-  const CsrSorted sorted{s.values.data(), s.columns.data(), s.counts.data(), s.starts.data(),
-                         kRows,           kCols,            block};
+  const CsrGroups groups{
+      g.values.data(), g.columns.data(), g.counts.data(), g.starts.data(), kRows, kCols, block};
+  const CsrSorted sorted{
+      s.values.data(), s.columns.data(), s.counts.data(), s.starts.data(), kRows, kCols, block};
 
   const PanelKernels& panels = panel_kernels();
   const CsrKernels& kernels = csr_kernels();

@@ -36,10 +36,20 @@ inline void check_packed(const char* op, const char* argument, const Tensor& t, 
         t.numel(), " elements (or another dtype); convert the model again");
 }
 
+// `t` must end where starts[place] says; else a kernel would read past it. Only the CPU can look.
+inline void check_end(const char* op, const char* argument, const Tensor& t, const Tensor& starts,
+                      int64_t place) {
+  if (!starts.is_cpu()) return;
+  const int32_t end = starts.const_data_ptr<int32_t>()[place];
+  check(t.numel() == end, op, ": ", argument, " must have the ", end,
+        " elements that starts counts, got ", t.numel(), "; convert the model again");
+}
+
 inline Csr view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
                      int64_t cols) {
   check_packed(op, "columns", t.columns, x, ScalarType::UInt16, t.values.numel());
   check_packed(op, "starts", t.starts, x, ScalarType::Int, rows + 1);
+  check_end(op, "values", t.values, t.starts, rows);
   return CsrRows{t.values.const_data_ptr<float>(),
                  static_cast<const uint16_t*>(t.columns.const_data_ptr()),
                  t.starts.const_data_ptr<int32_t>(), rows, cols};
@@ -52,6 +62,9 @@ Csr view_blocks(const char* op, const Tensor& x, const CsrTensors& t, int64_t co
   check_packed(op, "columns", t.columns, x, ScalarType::Byte, 0);
   check_packed(op, "counts", t.counts, x, ScalarType::Byte, counts);
   check_packed(op, "starts", t.starts, x, ScalarType::Int, starts);
+  constexpr bool pairs = std::is_same_v<W, CsrGroups>;  // starts of values and of columns
+  check_end(op, "values", t.values, t.starts, pairs ? starts - 2 : starts - 1);
+  check_end(op, "columns", t.columns, t.starts, starts - 1);
   w.values = t.values.const_data_ptr<float>();
   w.columns = t.columns.const_data_ptr<uint8_t>();
   w.counts = t.counts.const_data_ptr<uint8_t>();
@@ -107,18 +120,18 @@ inline Tensor linear_output(const Tensor& x, int64_t rows) {
 }
 
 inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, int64_t cols,
-                                const Ints& kernel_size, const Ints& stride,
-                                const Ints& padding, const Ints& dilation, int64_t groups) {
+                                const Ints& kernel_size, const Ints& stride, const Ints& padding,
+                                const Ints& dilation, int64_t groups) {
   check(x.dim() == 4, op, ": x must be [batch, channels, height, width], got ", x.dim(),
         " dimensions; add a batch dimension with x.unsqueeze(0)");
   for (const Ints* pair : {&kernel_size, &stride, &padding, &dilation})
     check(pair->size() == 2, op, ": kernel_size, stride, padding and dilation must be pairs, got ",
           pair->size(), " numbers; repeat a single one");
-  const Conv2dShape s{x.size(0),      x.size(1),      x.size(2),   x.size(3),   kernel_size[0],
-                      kernel_size[1], stride[0],      stride[1],   padding[0],  padding[1],
-                      dilation[0],    dilation[1],    groups,      rows};
-  check(s.kernel_h > 0 && s.kernel_w > 0 && s.stride_h > 0 && s.stride_w > 0 &&
-            s.dilation_h > 0 && s.dilation_w > 0 && s.padding_h >= 0 && s.padding_w >= 0,
+  const Conv2dShape s{x.size(0),      x.size(1),   x.size(2), x.size(3),  kernel_size[0],
+                      kernel_size[1], stride[0],   stride[1], padding[0], padding[1],
+                      dilation[0],    dilation[1], groups,    rows};
+  check(s.kernel_h > 0 && s.kernel_w > 0 && s.stride_h > 0 && s.stride_w > 0 && s.dilation_h > 0 &&
+            s.dilation_w > 0 && s.padding_h >= 0 && s.padding_w >= 0,
         op, ": kernel_size, stride and dilation must be positive, padding not negative");
   check(groups > 0 && rows % groups == 0 && s.channels * s.kernel_h * s.kernel_w == cols * groups,
         op, ": x must have ", cols * groups / (s.kernel_h * s.kernel_w), " channels, got ",
@@ -139,8 +152,9 @@ inline int64_t bound_rows(const CsrSorted&) { return CsrSorted::kRows; }
 
 template <typename W>
 void check_conv_groups(const char* op, const W& w, int64_t groups) {
-  check(groups == 1 || w.rows / groups % bound_rows(w) == 0, op, ": outputs per group must divide by ",
-        bound_rows(w), " in this layout, got ", w.rows / groups, "; pack with the layout \"rows\"");
+  check(groups == 1 || w.rows / groups % bound_rows(w) == 0, op,
+        ": outputs per group must divide by ", bound_rows(w), " in this layout, got ",
+        w.rows / groups, "; pack with the layout \"rows\"");
 }
 
 inline Tensor conv2d_output(const Tensor& x, const Conv2dShape& s) {

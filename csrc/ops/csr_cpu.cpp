@@ -40,8 +40,8 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               int64_t rows, int64_t cols, int64_t block, Ints kernel_size, Ints stride,
               Ints padding, Ints dilation, int64_t groups) {
   const char* op = "csr_conv2d";
-  const Conv2dShape shape = conv2d_shape(op, x_any, rows, cols, kernel_size, stride,
-                                         padding, dilation, groups);
+  const Conv2dShape shape =
+      conv2d_shape(op, x_any, rows, cols, kernel_size, stride, padding, dilation, groups);
   const Csr w = view_csr(op, x_any, {values, columns, counts, starts, bias}, rows, cols, block);
   const Tensor x = dense_copy(x_any);
   Tensor y = conv2d_output(x, shape);

@@ -40,9 +40,8 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   if (y.numel() == 0) return y;
   std::visit(
       [&](const auto& weight) {
-        check_launch(op, csr_linear_cuda(weight, x.const_data_ptr<float>(), tokens,
-                                         bias_data(bias), y.mutable_data_ptr<float>(),
-                                         current_stream(x)));
+        check_launch(op, csr_linear_cuda(weight, x.const_data_ptr<float>(), tokens, bias_data(bias),
+                                         y.mutable_data_ptr<float>(), current_stream(x)));
       },
       w);
   return y;
@@ -53,8 +52,8 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               int64_t rows, int64_t cols, int64_t block, Ints kernel_size, Ints stride,
               Ints padding, Ints dilation, int64_t groups) {
   const char* op = "csr_conv2d";
-  const Conv2dShape shape = conv2d_shape(op, x_any, rows, cols, kernel_size, stride,
-                                         padding, dilation, groups);
+  const Conv2dShape shape =
+      conv2d_shape(op, x_any, rows, cols, kernel_size, stride, padding, dilation, groups);
   const Csr w = view_csr(op, x_any, {values, columns, counts, starts, bias}, rows, cols, block);
   const torch::stable::accelerator::DeviceGuard guard(x_any.get_device_index());
   const Tensor x = dense_copy(x_any);
@@ -63,9 +62,8 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   std::visit(
       [&](const auto& weight) {
         check_conv_groups(op, weight, groups);
-        check_launch(op, csr_conv2d_cuda(weight, x.const_data_ptr<float>(), shape,
-                                         bias_data(bias), y.mutable_data_ptr<float>(),
-                                         current_stream(x)));
+        check_launch(op, csr_conv2d_cuda(weight, x.const_data_ptr<float>(), shape, bias_data(bias),
+                                         y.mutable_data_ptr<float>(), current_stream(x)));
       },
       w);
   return y;

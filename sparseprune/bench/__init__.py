@@ -186,7 +186,8 @@ def _measure_one(
     if rival is not None:
         runs["compiled"] = rival
     ms = compare_ms(runs, seconds=seconds)
-    layers = cast(Report, fast.report).rows
+    report = cast(Report, fast.report)
+    layers = report.rows
     return BenchRow(
         network=network.title,
         sparsity=sparsity,
@@ -194,14 +195,14 @@ def _measure_one(
         compiled_ms=ms.get("compiled"),
         compiled_note=note,
         sparse_ms=ms["sparse"],
-        nonzeros=sum(row.nonzeros for row in layers),
-        dense_bytes=sum(row.dense_bytes for row in layers),
-        packed_bytes=sum(row.packed_bytes for row in layers),
+        nonzeros=report.nonzeros,
+        dense_bytes=report.dense_bytes,
+        packed_bytes=report.packed_bytes,
         kernels=tally(row.kernel.split()[0] for row in layers if row.kernel != "dense"),
         kept_dense=tally(row.reason for row in layers if row.kernel == "dense"),
         batch=network.batch,
         threads=torch.get_num_threads(),
-        weights=sum(torch.Size(row.shape).numel() for row in layers),
+        weights=sum(torch.Size(row.shape).numel() for row in layers if not row.tied_to),
         difference=difference,
     )
 

@@ -40,6 +40,8 @@ class Csr(Format):
         return f"csr/{self.layout}"
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
+        if weight.dim() != 2:
+            return f"csr holds matrices, the weight has {weight.dim()} dimensions; flatten(1) it"
         if weight.dtype != torch.float32:
             return f"csr holds float32, the weight is {str(weight.dtype).removeprefix('torch.')}"
         if weight.numel() >= 2**31:

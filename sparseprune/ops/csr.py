@@ -162,6 +162,9 @@ def _register(namespace: str) -> None:
         torch.library.define(op, schema)
         torch.library.register_kernel(op, "default", reference)
         torch.library.register_fake(op, fake)
+    for device in ("cpu", "cuda"):  # the kernels hold float32: autocast must not hand them less
+        for name in ("csr_linear", "csr_conv2d"):
+            torch.library.register_autocast(f"{namespace}::{name}", device, torch.float32)
     torch.library.register_autograd(
         f"{namespace}::csr_linear", _backward_linear, setup_context=_save_linear
     )

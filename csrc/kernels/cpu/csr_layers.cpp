@@ -43,8 +43,8 @@ int64_t nonzeros_before(const CsrSorted& w, int64_t u) {
   return sum;
 }
 
-void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float* acc,
-              int64_t begin, int64_t end) {
+void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float* acc, int64_t begin,
+              int64_t end) {
   csr_kernels().rows(w, panel, vectors, acc, begin, end);
 }
 void multiply(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
@@ -100,9 +100,8 @@ void run_tiles(const W& w, const float* bias, int64_t tokens, int64_t conv_group
   const int64_t tiles = (vectors + kernels.max_vectors - 1) / kernels.max_vectors;
   const int64_t units = (w.rows + unit(w) - 1) / unit(w);
   const bool small = nonzeros_before(w, units) * tokens < kSerialWork;
-  const std::vector<int64_t> chunks = row_chunks(w, conv_groups, tiles,
-                                                 kernels.max_vectors * kernels.width,
-                                                 small ? 1 : threads.count);
+  const std::vector<int64_t> chunks = row_chunks(
+      w, conv_groups, tiles, kernels.max_vectors * kernels.width, small ? 1 : threads.count);
   const int64_t n_chunks = static_cast<int64_t>(chunks.size()) - 1;
 
   const auto task = [&](int64_t i) {
@@ -113,8 +112,8 @@ void run_tiles(const W& w, const float* bias, int64_t tokens, int64_t conv_group
     const int64_t begin = chunks[chunk], end = chunks[chunk + 1];
     const int64_t row = begin * unit(w), rows = std::min(end * unit(w), w.rows) - row;
     if (rows <= 0) return;
-    auto io = make_io(first * kernels.width,
-                      std::min(lanes, tokens - first * kernels.width), lanes);
+    auto io =
+        make_io(first * kernels.width, std::min(lanes, tokens - first * kernels.width), lanes);
     float* panel = panel_memory.take(block_cols(w) * lanes);
     float* acc = acc_memory.take((end - begin) * unit(w) * lanes);
     kernels.fill(bias ? bias + row : nullptr, rows, acc, lanes);
@@ -149,8 +148,8 @@ template <typename W>
 void linear_panels(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
                    const Threads& threads) {
   run_tiles(w, bias, tokens, 1, threads, [&](int64_t first, int64_t count, int64_t lanes) {
-    return LinearIo{panel_kernels(), x + first * w.cols, w.cols, y + first * w.rows, w.rows,
-                    count,           lanes};
+    return LinearIo{
+        panel_kernels(), x + first * w.cols, w.cols, y + first * w.rows, w.rows, count, lanes};
   });
 }
 

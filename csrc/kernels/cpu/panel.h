@@ -33,8 +33,8 @@ struct PanelKernels {
   void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, const Run* runs,
                     int64_t n_runs, int64_t stride, float* panel, int64_t lanes);
   // y[r * row_stride + run.output + i] = acc[r, run.lane + i] for rows [0, rows).
-  void (*store_runs)(const float* acc, int64_t lanes, int64_t rows, const Run* runs,
-                     int64_t n_runs, float* y, int64_t row_stride);
+  void (*store_runs)(const float* acc, int64_t lanes, int64_t rows, const Run* runs, int64_t n_runs,
+                     float* y, int64_t row_stride);
 
   // acc[r, :] = bias[r] (or 0 where bias is null) for rows [0, rows).
   void (*fill)(const float* bias, int64_t rows, float* acc, int64_t lanes);

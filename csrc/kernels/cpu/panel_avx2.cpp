@@ -47,6 +47,6 @@ inline void copy(float* dst, const float* src, int64_t count) {
 
 namespace sparseprune {
 extern const PanelKernels panel_avx2;
-const PanelKernels panel_avx2 = {kWidth,       kVectors,  pack_tokens,
-                                 store_tokens, pack_runs, store_runs, fill};
+const PanelKernels panel_avx2 = {kWidth,    kVectors,   pack_tokens, store_tokens,
+                                 pack_runs, store_runs, fill};
 }  // namespace sparseprune

@@ -38,8 +38,7 @@ inline void transpose_tile(const float* src, int64_t src_stride, float* dst, int
 
 // dst[0..count) = src[0..count), touching nothing else.
 inline void copy(float* dst, const float* src, int64_t count) {
-  for (; count > 16; count -= 16, dst += 16, src += 16)
-    _mm512_storeu_ps(dst, _mm512_loadu_ps(src));
+  for (; count > 16; count -= 16, dst += 16, src += 16) _mm512_storeu_ps(dst, _mm512_loadu_ps(src));
   const __mmask16 live = (1u << count) - 1;
   _mm512_mask_storeu_ps(dst, live, _mm512_maskz_loadu_ps(live, src));
 }
@@ -50,6 +49,6 @@ inline void copy(float* dst, const float* src, int64_t count) {
 
 namespace sparseprune {
 extern const PanelKernels panel_avx512;
-const PanelKernels panel_avx512 = {kWidth,       kVectors,  pack_tokens,
-                                   store_tokens, pack_runs, store_runs, fill};
+const PanelKernels panel_avx512 = {kWidth,    kVectors,   pack_tokens, store_tokens,
+                                   pack_runs, store_runs, fill};
 }  // namespace sparseprune

@@ -1,6 +1,6 @@
-#include "kernels/cuda/csr.cuh"
-
 #include <algorithm>
+
+#include "kernels/cuda/csr.cuh"
 
 namespace sparseprune {
 namespace {
@@ -26,8 +26,8 @@ struct ConvAccess {
   __device__ float read(int64_t token, int64_t row, int64_t col) const {
     const int64_t image = token / (out_h * out_w), pixel = token % (out_h * out_w);
     const int64_t kx = col % s.kernel_w, ky = col / s.kernel_w % s.kernel_h;
-    const int64_t channel = row / (s.rows / s.groups) * (s.channels / s.groups) +
-                            col / (s.kernel_w * s.kernel_h);
+    const int64_t channel =
+        row / (s.rows / s.groups) * (s.channels / s.groups) + col / (s.kernel_w * s.kernel_h);
     const int64_t i = pixel / out_w * s.stride_h + ky * s.dilation_h - s.padding_h;
     const int64_t j = pixel % out_w * s.stride_w + kx * s.dilation_w - s.padding_w;
     if (i < 0 || i >= s.height || j < 0 || j >= s.width) return 0.f;
@@ -50,8 +50,8 @@ template <typename Access>
 __global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* bias) {
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock;
   const int lane = threadIdx.x % kWarp;
-  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
-       i < tokens * w.rows; i += warps) {
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * w.rows;
+       i += warps) {
     const int64_t token = i / w.rows, row = i % w.rows;
     float sum = 0.f;
     for (int64_t n = w.row_start[row] + lane; n < w.row_start[row + 1]; n += kWarp)
@@ -66,8 +66,8 @@ template <typename Access>
 __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias) {
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, groups = w.groups();
   const int lane = threadIdx.x % kWarp;
-  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
-       i < tokens * groups; i += warps) {
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * groups;
+       i += warps) {
     const int64_t token = i / groups, group = i % groups, row = group * CsrGroups::kRows;
     float sum[CsrGroups::kRows] = {};
     for (int64_t block = 0; block < w.blocks(); ++block) {
@@ -132,7 +132,7 @@ int launch(const W& w, const Access& access, int64_t tokens, const float* bias, 
   const int64_t blocks = (tokens * w.rows + kWarpsPerBlock - 1) / kWarpsPerBlock;
   multiply<<<static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
              kWarp * kWarpsPerBlock, 0, static_cast<cudaStream_t>(stream)>>>(w, access, tokens,
-                                                                            bias);
+                                                                             bias);
   return cudaGetLastError();
 }
 

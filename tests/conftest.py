@@ -1,0 +1,41 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+# Idle threads of a busy machine sleep instead of spinning; read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sparseprune import backends
+
+if backends.CPU.missing:  # said once; here, so that no test stumbles over it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backends.choose(torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """The number of threads, restored after the test."""
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_fallback() -> None:
+    """Skips where no kernels are compiled."""
+    if backends.CPU.missing:
+        pytest.skip(f"no compiled kernels: {backends.CPU.missing}")
