@@ -15,6 +15,7 @@ from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, wa
 from sparseprune.copying import copy_settled, copy_with
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import FORMATS, Format, PackedWeight
+from sparseprune.fuse import fuse_activations
 from sparseprune.nn import SPARSE
 from sparseprune.report import Report, Row
 
@@ -139,6 +140,8 @@ def _settle(
         report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
         return copy
     sparse = copy_with(copy, replacements).eval()
+    if (untraced := fuse_activations(sparse)) is not None:
+        report.notes.append(f"activations stay layers of their own, fx traced none: {untraced}")
     runs = {"dense": dense_run, "sparse": _caller(sparse, inputs)}
     try:
         runs["sparse"]()
@@ -150,10 +153,17 @@ def _settle(
         times = compare_ms(runs)
         report.dense_ms, report.sparse_ms = times["dense"], times["sparse"]
         if keep_dense == "never" or times["sparse"] <= times["dense"]:
+            _name_fused(layers)
             return sparse
     report.notes.append(f"kept dense: packed, the whole model took {times['sparse']:.3f} ms")
     report.sparse_ms = report.dense_ms
     return _keep_dense(copy, layers, "the whole model was not faster with packed layers")
+
+
+def _name_fused(layers: list[Layer]) -> None:
+    for layer in layers:
+        if layer.sparse is not None and layer.sparse.clamp != (None, None):
+            layer.row.kernel += " + activation"
 
 
 def _keep_dense(copy: nn.Module, layers: list[Layer], reason: str) -> nn.Module:

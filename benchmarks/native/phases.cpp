@@ -77,7 +77,7 @@ void measure(double sparsity, int64_t block) {
             kernels.sorted(sorted, b, panel, vectors, acc, 0, sorted.segments());
         }));
   print("rows", best_us([&] { kernels.rows(rows, panel, vectors, acc, 0, kRows); }));
-  print("store", best_us([&] { panels.store_tokens(acc, lanes, kRows, lanes, y, kRows); }));
+  print("store", best_us([&] { panels.store_tokens(acc, lanes, kRows, lanes, y, kRows, {}); }));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "formats/clamp.h"
 #include "formats/conv2d.h"
 #include "formats/csr.h"
 #include "ops/check.h"
@@ -97,6 +98,13 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
 
 inline const float* bias_data(const std::optional<Tensor>& bias) {
   return bias ? bias->const_data_ptr<float>() : nullptr;
+}
+
+inline Clamp clamp(std::optional<double> low, std::optional<double> high) {
+  Clamp c;
+  if (low) c.low = static_cast<float>(*low);
+  if (high) c.high = static_cast<float>(*high);
+  return c;
 }
 
 inline Tensor dense_copy(const Tensor& x) {

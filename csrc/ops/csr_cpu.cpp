@@ -19,7 +19,8 @@ Threads torch_threads() {
 
 Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               const Tensor& counts, const Tensor& starts, const std::optional<Tensor>& bias,
-              int64_t rows, int64_t cols, int64_t block) {
+              int64_t rows, int64_t cols, int64_t block, std::optional<double> low,
+              std::optional<double> high) {
   const char* op = "csr_linear";
   const int64_t tokens = linear_tokens(op, x_any, cols);
   const Csr w = view_csr(op, x_any, {values, columns, counts, starts, bias}, rows, cols, block);
@@ -29,7 +30,7 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   std::visit(
       [&](const auto& weight) {
         csr_linear(weight, x.const_data_ptr<float>(), tokens, bias_data(bias),
-                   y.mutable_data_ptr<float>(), torch_threads());
+                   y.mutable_data_ptr<float>(), torch_threads(), clamp(low, high));
       },
       w);
   return y;
@@ -38,7 +39,8 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
 Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               const Tensor& counts, const Tensor& starts, const std::optional<Tensor>& bias,
               int64_t rows, int64_t cols, int64_t block, Ints kernel_size, Ints stride,
-              Ints padding, Ints dilation, int64_t groups) {
+              Ints padding, Ints dilation, int64_t groups, std::optional<double> low,
+              std::optional<double> high) {
   const char* op = "csr_conv2d";
   const Conv2dShape shape =
       conv2d_shape(op, x_any, rows, cols, kernel_size, stride, padding, dilation, groups);
@@ -50,7 +52,7 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
       [&](const auto& weight) {
         check_conv_groups(op, weight, groups);
         csr_conv2d(weight, x.const_data_ptr<float>(), shape, bias_data(bias),
-                   y.mutable_data_ptr<float>(), torch_threads());
+                   y.mutable_data_ptr<float>(), torch_threads(), clamp(low, high));
       },
       w);
   return y;

@@ -30,7 +30,8 @@ void check_launch(const char* op, int error) {
 
 Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               const Tensor& counts, const Tensor& starts, const std::optional<Tensor>& bias,
-              int64_t rows, int64_t cols, int64_t block) {
+              int64_t rows, int64_t cols, int64_t block, std::optional<double> low,
+              std::optional<double> high) {
   const char* op = "csr_linear";
   const int64_t tokens = linear_tokens(op, x_any, cols);
   const Csr w = view_csr(op, x_any, {values, columns, counts, starts, bias}, rows, cols, block);
@@ -40,8 +41,9 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   if (y.numel() == 0) return y;
   std::visit(
       [&](const auto& weight) {
-        check_launch(op, csr_linear_cuda(weight, x.const_data_ptr<float>(), tokens, bias_data(bias),
-                                         y.mutable_data_ptr<float>(), current_stream(x)));
+        check_launch(
+            op, csr_linear_cuda(weight, x.const_data_ptr<float>(), tokens, bias_data(bias),
+                                y.mutable_data_ptr<float>(), current_stream(x), clamp(low, high)));
       },
       w);
   return y;
@@ -50,7 +52,8 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
 Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               const Tensor& counts, const Tensor& starts, const std::optional<Tensor>& bias,
               int64_t rows, int64_t cols, int64_t block, Ints kernel_size, Ints stride,
-              Ints padding, Ints dilation, int64_t groups) {
+              Ints padding, Ints dilation, int64_t groups, std::optional<double> low,
+              std::optional<double> high) {
   const char* op = "csr_conv2d";
   const Conv2dShape shape =
       conv2d_shape(op, x_any, rows, cols, kernel_size, stride, padding, dilation, groups);
@@ -62,8 +65,9 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   std::visit(
       [&](const auto& weight) {
         check_conv_groups(op, weight, groups);
-        check_launch(op, csr_conv2d_cuda(weight, x.const_data_ptr<float>(), shape, bias_data(bias),
-                                         y.mutable_data_ptr<float>(), current_stream(x)));
+        check_launch(
+            op, csr_conv2d_cuda(weight, x.const_data_ptr<float>(), shape, bias_data(bias),
+                                y.mutable_data_ptr<float>(), current_stream(x), clamp(low, high)));
       },
       w);
   return y;

@@ -12,6 +12,8 @@ from typing_extensions import Self
 from sparseprune import backends
 
 Pair = tuple[int, int]
+Clamp = tuple[float | None, float | None]
+"""Lowest and highest output, None where there is no limit: (0.0, None) is ReLU."""
 
 
 class PackedWeight(nn.Module):
@@ -38,8 +40,8 @@ class PackedWeight(nn.Module):
         """The constructor's numbers, for a manifest; the buffers are the rest."""
         raise NotImplementedError
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., cols] -> [..., rows], as torch.nn.functional.linear."""
+    def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
+        """x [..., cols] -> [..., rows], as torch.nn.functional.linear, then clamped."""
         raise NotImplementedError
 
     def conv2d(
@@ -51,8 +53,9 @@ class PackedWeight(nn.Module):
         padding: Pair,
         dilation: Pair,
         groups: int,
+        clamp: Clamp = (None, None),
     ) -> Tensor:
-        """x [batch, channels, height, width], as torch.nn.functional.conv2d."""
+        """x [batch, channels, height, width], as torch.nn.functional.conv2d, then clamped."""
         raise NotImplementedError
 
     def unpack(self) -> Tensor:

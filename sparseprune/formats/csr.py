@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import csr_groups, csr_rows, csr_sorted
-from sparseprune.formats.base import Format, PackedWeight, Pair
+from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
 
 LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
 
@@ -116,8 +116,10 @@ class CsrWeight(PackedWeight):
     def _ops(self) -> Any:
         return getattr(torch.ops, self.namespace)
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        y: Tensor = self._ops.csr_linear(x, *self.packed(), bias, self.rows, self.cols, self.block)
+    def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
+        y: Tensor = self._ops.csr_linear(
+            x, *self.packed(), bias, self.rows, self.cols, self.block, *clamp
+        )
         return y
 
     def conv2d(
@@ -129,6 +131,7 @@ class CsrWeight(PackedWeight):
         padding: Pair,
         dilation: Pair,
         groups: int,
+        clamp: Clamp = (None, None),
     ) -> Tensor:
         y: Tensor = self._ops.csr_conv2d(
             x,
@@ -142,6 +145,7 @@ class CsrWeight(PackedWeight):
             padding,
             dilation,
             groups,
+            *clamp,
         )
         return y
 

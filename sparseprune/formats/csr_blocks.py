@@ -4,8 +4,8 @@ from __future__ import annotations
 
 MAX_BLOCK = 240
 """A column within its block, and a count of columns, fit in a byte."""
-L1_COLUMNS = 192
-"""192 panel rows of 64 floats are one 48 KB L1 cache."""
+L1_COLUMNS = 128
+"""128 panel rows of 64 floats are 32 KB: an L1 cache of 48 KB has room for sums and weights too."""
 STEP = 16
 """Activations are transposed in tiles of 16 columns; a block should hold whole ones."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.formats import WEIGHTS, PackedWeight, csr_check
+from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
 from sparseprune.io.values import decode, decode_setting, encode, encode_setting
 from sparseprune.nn import SparseConv2d, SparseLinear
@@ -20,7 +21,7 @@ LINEAR, CONV2D, PACKED = "sparseprune.SparseLinear", "sparseprune.SparseConv2d",
 CHECKS = {"csr": (csr_check.check, csr_check.check_groups)}
 """Stem -> what proves a packed weight safe, alone and in a convolution. Others are not loaded."""
 
-_WINDOW = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_WINDOW = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "clamp")
 _ATTENTION = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
 _RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
         "bidirectional")  # fmt: skip
@@ -55,7 +56,7 @@ def describe(module: nn.Module) -> Spec:
     if isinstance(module, PackedWeight):
         return {"type": PACKED + module.stem, "arguments": module.spec()}
     if type(module) is SparseLinear:
-        return {"type": LINEAR}
+        return {"type": LINEAR, "arguments": {"clamp": encode(module.clamp)}}
     if type(module) is SparseConv2d:
         return {"type": CONV2D, "arguments": {n: encode(getattr(module, n)) for n in _WINDOW}}
     name = LAYER_NAMES.get(type(module))
@@ -142,7 +143,7 @@ def build(
     if not isinstance(kind, str):
         raise ValueError(f"layer type {kind!r} is not a name")
     if kind == LINEAR:
-        return SparseLinear(*_packed(children, tensors))
+        return SparseLinear(*_packed(children, tensors), _clamp(spec))
     if kind == CONV2D:
         return _sparse_conv(spec, *_packed(children, tensors))
     if kind.removeprefix(PACKED) in CHECKS and kind.startswith(PACKED):
@@ -217,6 +218,14 @@ def _packed_weight(stem: str, spec: Spec, tensors: Mapping[str, Tensor]) -> Pack
     return weight.use()
 
 
+def _clamp(spec: Spec) -> Clamp:
+    clamp = decode(spec["arguments"]["clamp"])
+    fits = type(clamp) is tuple and len(clamp) == 2
+    if not fits or any(v is not None and type(v) is not float for v in clamp):
+        raise ValueError(f"a sparse layer with clamp {str(clamp)[:200]}")
+    return clamp  # type: ignore[no-any-return]
+
+
 def _sparse_conv(spec: Spec, weight: PackedWeight, bias: Tensor | None) -> SparseConv2d:
     window = {n: decode(v) for n, v in spec["arguments"].items()}
     lengths = {"kernel_size": 2, "stride": 2, "padding": 4, "dilation": 2}
@@ -226,6 +235,7 @@ def _sparse_conv(spec: Spec, weight: PackedWeight, bias: Tensor | None) -> Spars
     )  # fmt: skip
     if not fits or min(window["padding"]) < 0:
         raise ValueError(f"SparseConv2d with {str(window)[:200]}")
+    _clamp(spec)
     height, width = window["kernel_size"]
     if min(height, width, window["groups"], *window["stride"], *window["dilation"]) < 1:
         raise ValueError(f"SparseConv2d with {window}")

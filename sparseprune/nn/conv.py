@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparseprune.errors import bad
 from sparseprune.formats import Csr, Format, PackedWeight
-from sparseprune.formats.base import Pair
+from sparseprune.formats.base import Clamp, Pair
 
 
 class SparseConv2d(nn.Module):
@@ -23,6 +23,7 @@ class SparseConv2d(nn.Module):
         padding: (left, right, top, bottom), as torch.nn.functional.pad takes it.
         groups: channel groups.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
+        clamp: lowest and highest output; (0.0, None) is a ReLU in the kernel.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class SparseConv2d(nn.Module):
         dilation: Pair = (1, 1),
         groups: int = 1,
         padding_mode: str = "zeros",
+        clamp: Clamp = (None, None),
     ) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.clamp = weight, clamp
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         self.padding, self.groups, self.padding_mode = padding, groups, padding_mode
@@ -109,13 +111,15 @@ class SparseConv2d(nn.Module):
             self._inner,
             self.dilation,
             self.groups,
+            self.clamp,
         )
 
     def extra_repr(self) -> str:
+        clamp = f", clamp={self.clamp}" if any(v is not None for v in self.clamp) else ""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"groups={self.groups}, bias={self.bias is not None}"
+            f"groups={self.groups}, bias={self.bias is not None}{clamp}"
         )
 
 

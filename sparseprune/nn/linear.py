@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sparseprune.errors import bad
 from sparseprune.formats import Csr, Format, PackedWeight
+from sparseprune.formats.base import Clamp
 
 
 class SparseLinear(nn.Module):
@@ -17,11 +18,14 @@ class SparseLinear(nn.Module):
     Args:
         weight: packed [out_features, in_features].
         bias: [out_features], or None.
+        clamp: lowest and highest output; (0.0, None) is a ReLU in the kernel.
     """
 
-    def __init__(self, weight: PackedWeight, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: PackedWeight, bias: Tensor | None = None, clamp: Clamp = (None, None)
+    ) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.clamp = weight, clamp
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
@@ -61,8 +65,11 @@ class SparseLinear(nn.Module):
         return cls(weight, None if linear.bias is None else linear.bias.detach().clone())
 
     def forward(self, input: Tensor) -> Tensor:  # named as in nn.Linear, for callers by keyword
-        return self.weight.linear(input, self.bias)
+        return self.weight.linear(input, self.bias, self.clamp)
 
     def extra_repr(self) -> str:
         bias = self.bias is not None
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
+        clamp = f", clamp={self.clamp}" if any(v is not None for v in self.clamp) else ""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}{clamp}"
+        )

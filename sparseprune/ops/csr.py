@@ -20,9 +20,11 @@ _PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
 _SIZES = "int rows, int cols, int block"
 _WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
 
+_CLAMP = "float? low=None, float? high=None"
+
 SCHEMAS = {
-    "csr_linear": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}) -> Tensor",
-    "csr_conv2d": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}, {_WINDOW}) -> Tensor",
+    "csr_linear": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}, {_CLAMP}) -> Tensor",
+    "csr_conv2d": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}, {_WINDOW}, {_CLAMP}) -> Tensor",
     "csr_unpack": f"({_PACKED}, {_SIZES}) -> Tensor",
 }
 
@@ -49,14 +51,20 @@ def linear_reference(
     rows: int,
     cols: int,
     block: int,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Tensor:
-    """y = x W^T + bias over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
+    """y = clamp(x W^T + bias) over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     row, column = entries(columns, counts, starts, rows, cols, block)
     y = _multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
     if bias is not None:
         y += bias
-    return y.view(*x.shape[:-1], rows)
+    return _clamp_(y, low, high).view(*x.shape[:-1], rows)
+
+
+def _clamp_(y: Tensor, low: float | None, high: float | None) -> Tensor:
+    return y if low is None and high is None else y.clamp_(low, high)
 
 
 def conv2d_reference(
@@ -74,6 +82,8 @@ def conv2d_reference(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Tensor:
     """The convolution as a product with the unfolded input, over the nonzeros of W alone."""
     check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block,
@@ -90,7 +100,8 @@ def conv2d_reference(
     if bias is not None:
         y += bias
     return (
-        y.view(x.shape[0], height * width, rows)
+        _clamp_(y, low, high)
+        .view(x.shape[0], height * width, rows)
         .transpose(1, 2)
         .reshape(x.shape[0], rows, height, width)
         .contiguous()
@@ -107,13 +118,13 @@ def _output_size(
     return height, width
 
 
-def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block):  # type: ignore[no-untyped-def]
+def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block, low=None, high=None):  # type: ignore[no-untyped-def]
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     return x.new_empty(*x.shape[:-1], rows)
 
 
 def _conv2d_fake(x, values, columns, counts, starts, bias, rows, cols, block, *window):  # type: ignore[no-untyped-def]
-    check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block, *window)
+    check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block, *window[:5])
     return x.new_empty(x.shape[0], rows, *_output_size(x, *window[:4]))
 
 
@@ -121,32 +132,48 @@ def _unpack_fake(values, columns, counts, starts, rows, cols, block):  # type: i
     return values.new_empty(rows, cols)
 
 
+# Where the clamp cut, the output does not follow its input: the gradient there is 0, as in torch.
+def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[no-untyped-def]
+    ctx.clamped = low is not None or high is not None
+    ctx.save_for_backward(*packed, *((output,) if ctx.clamped else ()))
+    ctx.sizes, ctx.has_bias, ctx.low, ctx.high = sizes, bias is not None, low, high
+
+
+def _restore(ctx, grad):  # type: ignore[no-untyped-def]
+    weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors[:4], *ctx.sizes)
+    if ctx.clamped:
+        output = ctx.saved_tensors[4]
+        if ctx.low is not None:
+            grad = grad * (output > ctx.low)
+        if ctx.high is not None:
+            grad = grad * (output < ctx.high)
+    return weight, grad
+
+
 def _save_linear(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _, *packed, bias, rows, cols, block = inputs
-    ctx.save_for_backward(*packed)
-    ctx.sizes, ctx.has_bias = (rows, cols, block), bias is not None
+    _, *packed, bias, rows, cols, block, low, high = inputs
+    _save(ctx, packed, (rows, cols, block), bias, output, low, high)
 
 
 def _backward_linear(ctx, grad):  # type: ignore[no-untyped-def]
-    weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors, *ctx.sizes)
+    weight, grad = _restore(ctx, grad)
     grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
-    return grad @ weight, None, None, None, None, grad_bias, None, None, None
+    return grad @ weight, None, None, None, None, grad_bias, *(None,) * 5
 
 
 def _save_conv2d(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     x, *packed, bias, rows, cols, block = inputs[:9]
-    ctx.save_for_backward(*packed)
-    ctx.sizes, ctx.has_bias, ctx.shape = (rows, cols, block), bias is not None, x.shape
-    ctx.window = inputs[9:]
+    _save(ctx, packed, (rows, cols, block), bias, output, *inputs[14:])
+    ctx.shape, ctx.window = x.shape, inputs[9:14]
 
 
 def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
     kernel_size, stride, padding, dilation, groups = ctx.window
-    weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors, *ctx.sizes)
+    weight, grad = _restore(ctx, grad)
     weight = weight.view(weight.shape[0], -1, *kernel_size)
     grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
     grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
-    return grad_x, None, None, None, None, grad_bias, *(None,) * 8
+    return grad_x, None, None, None, None, grad_bias, *(None,) * 10
 
 
 def _register(namespace: str) -> None:

@@ -151,6 +151,14 @@ void check_layouts(const Dense& dense, int64_t block, int64_t bound_rows, const 
     });
 }
 
+// With a bias, outputs are clamped too; the reference follows.
+Clamp clamp_of(bool has_bias) { return has_bias ? Clamp{-.5f, .75f} : Clamp{}; }
+
+double clamped(double v, bool has_bias) {
+  const Clamp c = clamp_of(has_bias);
+  return std::min<double>(std::max<double>(v, c.low), c.high);
+}
+
 struct Linear {
   int64_t rows, cols, tokens, block;
   bool has_bias;
@@ -167,7 +175,7 @@ void check_linear(const Linear& p, Random& random) {
         const double product = double{dense.at(r, c)} * x[t * p.cols + c];
         sum += product, scale += std::abs(product);
       }
-      expected.y.push_back(sum), expected.scale.push_back(scale);
+      expected.y.push_back(clamped(sum, p.has_bias)), expected.scale.push_back(scale);
     }
   char label[128];
   std::snprintf(label, sizeof label, "linear rows=%d cols=%d tokens=%d bias=%d",
@@ -177,7 +185,7 @@ void check_linear(const Linear& p, Random& random) {
                 [&](const auto& w, Against against, float* y, const Threads& threads) {
                   const Guarded guarded_x(x, against), guarded_bias(bias, against);
                   const float* b = p.has_bias ? guarded_bias.read_only() : nullptr;
-                  csr_linear(w, guarded_x.read_only(), p.tokens, b, y, threads);
+                  csr_linear(w, guarded_x.read_only(), p.tokens, b, y, threads, clamp_of(b));
                 });
 }
 
@@ -202,7 +210,7 @@ Expected reference(const Conv2dShape& s, const Dense& w, const std::vector<float
                     double{w.at(r, (c * s.kernel_h + ky) * s.kernel_w + kx)} * value;
                 sum += product, scale += std::abs(product);
               }
-          expected.y.push_back(sum), expected.scale.push_back(scale);
+          expected.y.push_back(clamped(sum, bias)), expected.scale.push_back(scale);
         }
   return expected;
 }
@@ -225,7 +233,7 @@ void check_conv2d(const Conv2dShape& s, int64_t block, bool has_bias, Random& ra
                 [&](const auto& w, Against against, float* y, const Threads& threads) {
                   const Guarded guarded_x(x, against), guarded_bias(bias, against);
                   const float* b = has_bias ? guarded_bias.read_only() : nullptr;
-                  csr_conv2d(w, guarded_x.read_only(), s, b, y, threads);
+                  csr_conv2d(w, guarded_x.read_only(), s, b, y, threads, clamp_of(b));
                 });
 }
 

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kGatherTokens = 4;       // up to here gathering x beats making a panel
 constexpr int64_t kSerialWork = 1 << 16;   // multiply-adds below which one thread is faster
 constexpr int64_t kAccFloats = 64 * 1024;  // a task's accumulators stay in L2
+constexpr int64_t kPieceRows = 128;        // rows whose sums are stored while still in L1
 constexpr int kMaxLanes = 64;
 
 // What the loops below need to know of a layout: rows come in units, columns in blocks.
@@ -99,6 +100,7 @@ void run_tiles(const W& w, const float* bias, int64_t tokens, int64_t conv_group
   const int64_t vectors = (tokens + kernels.width - 1) / kernels.width;
   const int64_t tiles = (vectors + kernels.max_vectors - 1) / kernels.max_vectors;
   const int64_t units = (w.rows + unit(w) - 1) / unit(w);
+  const int64_t piece = kPieceRows / unit(w);
   const bool small = nonzeros_before(w, units) * tokens < kSerialWork;
   const std::vector<int64_t> chunks = row_chunks(
       w, conv_groups, tiles, kernels.max_vectors * kernels.width, small ? 1 : threads.count);
@@ -116,12 +118,19 @@ void run_tiles(const W& w, const float* bias, int64_t tokens, int64_t conv_group
         make_io(first * kernels.width, std::min(lanes, tokens - first * kernels.width), lanes);
     float* panel = panel_memory.take(block_cols(w) * lanes);
     float* acc = acc_memory.take((end - begin) * unit(w) * lanes);
-    kernels.fill(bias ? bias + row : nullptr, rows, acc, lanes);
-    for (int64_t block = 0, col = 0; col < w.cols; ++block, col += block_cols(w)) {
-      io.pack(chunk * conv_groups / n_chunks, col, std::min(col + block_cols(w), w.cols), panel);
-      multiply(w, block, panel, static_cast<int>(last - first), acc, begin, end);
+    for (int64_t block = 0, col = 0; block == 0 || col < w.cols; ++block, col += block_cols(w)) {
+      const int64_t last_col = std::min(col + block_cols(w), w.cols);
+      io.pack(chunk * conv_groups / n_chunks, col, last_col, panel);
+      // A piece of rows at a time, so that its sums are still in L1 when they are stored.
+      for (int64_t u = begin; u < end; u += piece) {
+        const int64_t stop = std::min(u + piece, end), first_row = u * unit(w);
+        const int64_t count = std::min(stop * unit(w), w.rows) - first_row;
+        float* sums = acc + (first_row - row) * lanes;
+        if (col == 0) kernels.fill(bias ? bias + first_row : nullptr, count, sums, lanes);
+        if (w.cols) multiply(w, block, panel, static_cast<int>(last - first), sums, u, stop);
+        if (last_col == w.cols) io.store(first_row, count, sums);
+      }
     }
-    io.store(row, rows, acc);
   };
   if (small)
     for (int64_t i = 0; i < tiles * n_chunks; ++i) task(i);
@@ -135,21 +144,24 @@ struct LinearIo {
   int64_t cols;
   float* y;
   int64_t rows, tokens, lanes;
+  Clamp clamp;
 
   void pack(int64_t, int64_t begin, int64_t end, float* panel) const {
     kernels.pack_tokens(x, cols, tokens, begin, end, panel, lanes);
   }
   void store(int64_t row, int64_t count, const float* acc) const {
-    kernels.store_tokens(acc, lanes, count, tokens, y + row, rows);
+    kernels.store_tokens(acc, lanes, count, tokens, y + row, rows, clamp);
   }
 };
 
 template <typename W>
 void linear_panels(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
-                   const Threads& threads) {
+                   const Threads& threads, Clamp clamp) {
   run_tiles(w, bias, tokens, 1, threads, [&](int64_t first, int64_t count, int64_t lanes) {
-    return LinearIo{
-        panel_kernels(), x + first * w.cols, w.cols, y + first * w.rows, w.rows, count, lanes};
+    return LinearIo{panel_kernels(), x + first * w.cols,
+                    w.cols,          y + first * w.rows,
+                    w.rows,          count,
+                    lanes,           clamp};
   });
 }
 
@@ -199,12 +211,13 @@ struct ConvIo {
   const Window& window;
   float* y;
   int64_t lanes;
+  Clamp clamp;
   Run runs[kMaxLanes];
   int64_t n_runs = 0;
 
   // Output pixels [first, first + count), counted over the whole batch.
-  ConvIo(const Window& w, float* out, int64_t first, int64_t count, int64_t tile_lanes)
-      : kernels(panel_kernels()), window(w), y(out), lanes(tile_lanes) {
+  ConvIo(const Window& w, float* out, int64_t first, int64_t count, int64_t tile_lanes, Clamp c)
+      : kernels(panel_kernels()), window(w), y(out), lanes(tile_lanes), clamp(c) {
     const Conv2dShape& s = w.shape;
     const int64_t width = s.out_width(), pixels = s.out_height() * width;
     for (int64_t lane = 0; lane < count;) {
@@ -239,20 +252,20 @@ struct ConvIo {
   }
   void store(int64_t row, int64_t count, const float* acc) const {
     const int64_t pixels = window.shape.out_height() * window.shape.out_width();
-    kernels.store_runs(acc, lanes, count, runs, n_runs, y + row * pixels, pixels);
+    kernels.store_runs(acc, lanes, count, runs, n_runs, y + row * pixels, pixels, clamp);
   }
 };
 
 }  // namespace
 
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads) {
-  if (tokens > kGatherTokens) return linear_panels(w, x, tokens, bias, y, threads);
+                const Threads& threads, Clamp clamp) {
+  if (tokens > kGatherTokens) return linear_panels(w, x, tokens, bias, y, threads, clamp);
   const bool small = nonzeros_before(w, w.rows) * tokens < kSerialWork;
   std::vector<int64_t> chunks{0};
   cut_evenly(w, 0, w.rows, small ? 1 : threads.count, chunks);
   const auto task = [&](int64_t i) {
-    csr_kernels().gather(w, x, tokens, w.cols, bias, y, w.rows, chunks[i], chunks[i + 1]);
+    csr_kernels().gather(w, x, tokens, w.cols, bias, y, w.rows, chunks[i], chunks[i + 1], clamp);
   };
   if (small)
     task(0);
@@ -261,30 +274,30 @@ void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* b
 }
 
 void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads) {
-  linear_panels(w, x, tokens, bias, y, threads);
+                const Threads& threads, Clamp clamp) {
+  linear_panels(w, x, tokens, bias, y, threads, clamp);
 }
 
 void csr_linear(const CsrSorted& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads) {
-  linear_panels(w, x, tokens, bias, y, threads);
+                const Threads& threads, Clamp clamp) {
+  linear_panels(w, x, tokens, bias, y, threads, clamp);
 }
 
 template <typename W>
 void csr_conv2d(const W& w, const float* x, const Conv2dShape& shape, const float* bias, float* y,
-                const Threads& threads) {
+                const Threads& threads, Clamp clamp) {
   const Window window(shape, x, threads);
   run_tiles(w, bias, shape.batch * shape.out_height() * shape.out_width(), shape.groups, threads,
             [&](int64_t first, int64_t count, int64_t lanes) {
-              return ConvIo(window, y, first, count, lanes);
+              return ConvIo(window, y, first, count, lanes, clamp);
             });
 }
 
 template void csr_conv2d(const CsrRows&, const float*, const Conv2dShape&, const float*, float*,
-                         const Threads&);
+                         const Threads&, Clamp);
 template void csr_conv2d(const CsrGroups&, const float*, const Conv2dShape&, const float*, float*,
-                         const Threads&);
+                         const Threads&, Clamp);
 template void csr_conv2d(const CsrSorted&, const float*, const Conv2dShape&, const float*, float*,
-                         const Threads&);
+                         const Threads&, Clamp);
 
 }  // namespace sparseprune

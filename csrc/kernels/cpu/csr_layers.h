@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "formats/clamp.h"
 #include "formats/conv2d.h"
 #include "formats/csr.h"
 
@@ -15,19 +16,19 @@ struct Threads {
   std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
 };
 
-// y[t, r] = bias[r] + sum_c W[r, c] x[t, c]; x [tokens, cols], y [tokens, rows], both dense.
+// y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], both dense.
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads);
+                const Threads& threads, Clamp clamp = {});
 void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads);
+                const Threads& threads, Clamp clamp = {});
 void csr_linear(const CsrSorted& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads);
+                const Threads& threads, Clamp clamp = {});
 
 // Columns of W are (input channel of the group, ky, kx), as in weight.reshape(rows, -1). Rows per
 // convolution group must divide by the rows that the layout binds together (kRows). For the three
 // layouts.
 template <typename W>
 void csr_conv2d(const W& w, const float* x, const Conv2dShape& shape, const float* bias, float* y,
-                const Threads& threads);
+                const Threads& threads, Clamp clamp = {});
 
 }  // namespace sparseprune

@@ -8,6 +8,8 @@
 #pragma once
 #include <cstdint>
 
+#include "formats/clamp.h"
+
 namespace sparseprune {
 
 // A run of lanes that lie side by side in the source (stride apart) and in the output.
@@ -24,17 +26,17 @@ struct PanelKernels {
   // panel[c - begin, t] = x[t, c] for columns [begin, end); zeros in lanes [tokens, lanes).
   void (*pack_tokens)(const float* x, int64_t x_stride, int64_t tokens, int64_t begin, int64_t end,
                       float* panel, int64_t lanes);
-  // y[t, r] = acc[r, t] for rows [0, rows).
+  // y[t, r] = clamp(acc[r, t]) for rows [0, rows).
   void (*store_tokens)(const float* acc, int64_t lanes, int64_t rows, int64_t tokens, float* y,
-                       int64_t y_stride);
+                       int64_t y_stride, Clamp clamp);
 
   // panel[c, run.lane + i] = source[offsets[c] + run.source + i * stride] for `cols` columns.
   // Lanes that no run covers hold zeros.
   void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, const Run* runs,
                     int64_t n_runs, int64_t stride, float* panel, int64_t lanes);
-  // y[r * row_stride + run.output + i] = acc[r, run.lane + i] for rows [0, rows).
+  // y[r * row_stride + run.output + i] = clamp(acc[r, run.lane + i]) for rows [0, rows).
   void (*store_runs)(const float* acc, int64_t lanes, int64_t rows, const Run* runs, int64_t n_runs,
-                     float* y, int64_t row_stride);
+                     float* y, int64_t row_stride, Clamp clamp);
 
   // acc[r, :] = bias[r] (or 0 where bias is null) for rows [0, rows).
   void (*fill)(const float* bias, int64_t rows, float* acc, int64_t lanes);

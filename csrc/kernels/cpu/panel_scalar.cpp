@@ -3,18 +3,25 @@
 
 namespace {
 
+using sparseprune::Clamp;
 using sparseprune::Run;
 constexpr int kWidth = 4, kVectors = 2;
+struct Vec {};  // no vectors here: everything goes one float at a time
 
-// dst[c, r] = src[r, c] for 4 x 4
-inline void transpose_tile(const float* src, int64_t src_stride, float* dst, int64_t dst_stride) {
+inline Vec limit(Vec v, Clamp) { return v; }
+
+// dst[c, r] = op(src[r, c]) for 4 x 4
+template <typename Op>
+inline void transpose_tile(const float* src, int64_t src_stride, float* dst, int64_t dst_stride,
+                           Op op) {
   for (int r = 0; r < kWidth; ++r)
-    for (int c = 0; c < kWidth; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
+    for (int c = 0; c < kWidth; ++c) dst[c * dst_stride + r] = op(src[r * src_stride + c]);
 }
 
-// dst[0..count) = src[0..count), touching nothing else.
-inline void copy(float* dst, const float* src, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) dst[i] = src[i];
+// dst[0..count) = op(src[0..count)), touching nothing else.
+template <typename Op>
+inline void copy(float* dst, const float* src, int64_t count, Op op) {
+  for (int64_t i = 0; i < count; ++i) dst[i] = op(src[i]);
 }
 
 #include "kernels/cpu/panel_body.inc"

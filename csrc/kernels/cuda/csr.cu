@@ -39,6 +39,10 @@ struct ConvAccess {
   }
 };
 
+__device__ float limit(float v, Clamp clamp) {
+  return v < clamp.low ? clamp.low : v > clamp.high ? clamp.high : v;
+}
+
 __device__ float warp_sum(float value) {
   for (int step = kWarp / 2; step > 0; step /= 2)
     value += __shfl_down_sync(0xffffffffu, value, step);
@@ -47,7 +51,7 @@ __device__ float warp_sum(float value) {
 
 // A warp per (token, row): lanes share the nonzeros.
 template <typename Access>
-__global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* bias) {
+__global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* bias, Clamp clamp) {
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock;
   const int lane = threadIdx.x % kWarp;
   for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * w.rows;
@@ -57,13 +61,14 @@ __global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* 
     for (int64_t n = w.row_start[row] + lane; n < w.row_start[row + 1]; n += kWarp)
       sum += w.values[n] * access.read(token, row, w.columns[n]);
     sum = warp_sum(sum);
-    if (lane == 0) *access.write(token, row) = sum + (bias ? bias[row] : 0.f);
+    if (lane == 0) *access.write(token, row) = limit(sum + (bias ? bias[row] : 0.f), clamp);
   }
 }
 
 // A warp per (token, group of four rows): lanes share the columns of each pattern.
 template <typename Access>
-__global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias) {
+__global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias,
+                         Clamp clamp) {
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, groups = w.groups();
   const int lane = threadIdx.x % kWarp;
   for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * groups;
@@ -89,14 +94,15 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
     for (int r = 0; r < CsrGroups::kRows; ++r) {
       const float total = warp_sum(sum[r]);
       if (lane == 0 && row + r < w.rows)
-        *access.write(token, row + r) = total + (bias ? bias[row + r] : 0.f);
+        *access.write(token, row + r) = limit(total + (bias ? bias[row + r] : 0.f), clamp);
     }
   }
 }
 
 // A warp per (token, segment): it walks the rows in their stored order, lanes share the nonzeros.
 template <typename Access>
-__global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float* bias) {
+__global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float* bias,
+                         Clamp clamp) {
   __shared__ float sums[kWarpsPerBlock][CsrSorted::kRows];
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, segments = w.segments();
   const int lane = threadIdx.x % kWarp;
@@ -121,18 +127,19 @@ __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float
       }
     }
     __syncwarp();
-    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = sum[r];
+    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = limit(sum[r], clamp);
     __syncwarp();
   }
 }
 
 template <typename W, typename Access>
-int launch(const W& w, const Access& access, int64_t tokens, const float* bias, void* stream) {
+int launch(const W& w, const Access& access, int64_t tokens, const float* bias, void* stream,
+           Clamp clamp) {
   constexpr int64_t kMostBlocks = 1 << 20;  // the kernels stride over what is left
   const int64_t blocks = (tokens * w.rows + kWarpsPerBlock - 1) / kWarpsPerBlock;
   multiply<<<static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
              kWarp * kWarpsPerBlock, 0, static_cast<cudaStream_t>(stream)>>>(w, access, tokens,
-                                                                             bias);
+                                                                             bias, clamp);
   return cudaGetLastError();
 }
 
@@ -140,26 +147,29 @@ int launch(const W& w, const Access& access, int64_t tokens, const float* bias, 
 
 template <typename W>
 int csr_linear_cuda(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
-                    void* stream) {
-  return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream);
+                    void* stream, Clamp clamp) {
+  return launch(w, LinearAccess{x, y, w.cols, w.rows}, tokens, bias, stream, clamp);
 }
 
 template <typename W>
 int csr_conv2d_cuda(const W& w, const float* x, const Conv2dShape& s, const float* bias, float* y,
-                    void* stream) {
+                    void* stream, Clamp clamp) {
   const ConvAccess access{x, y, s, s.out_height(), s.out_width()};
-  return launch(w, access, s.batch * access.out_h * access.out_w, bias, stream);
+  return launch(w, access, s.batch * access.out_h * access.out_w, bias, stream, clamp);
 }
 
-template int csr_linear_cuda(const CsrRows&, const float*, int64_t, const float*, float*, void*);
-template int csr_linear_cuda(const CsrGroups&, const float*, int64_t, const float*, float*, void*);
-template int csr_linear_cuda(const CsrSorted&, const float*, int64_t, const float*, float*, void*);
+template int csr_linear_cuda(const CsrRows&, const float*, int64_t, const float*, float*, void*,
+                             Clamp);
+template int csr_linear_cuda(const CsrGroups&, const float*, int64_t, const float*, float*, void*,
+                             Clamp);
+template int csr_linear_cuda(const CsrSorted&, const float*, int64_t, const float*, float*, void*,
+                             Clamp);
 template int csr_conv2d_cuda(const CsrRows&, const float*, const Conv2dShape&, const float*, float*,
-                             void*);
+                             void*, Clamp);
 template int csr_conv2d_cuda(const CsrGroups&, const float*, const Conv2dShape&, const float*,
-                             float*, void*);
+                             float*, void*, Clamp);
 template int csr_conv2d_cuda(const CsrSorted&, const float*, const Conv2dShape&, const float*,
-                             float*, void*);
+                             float*, void*, Clamp);
 
 const char* cuda_error_text(int error) {
   return cudaGetErrorString(static_cast<cudaError_t>(error));

@@ -3,21 +3,22 @@
 #pragma once
 #include <cstdint>
 
+#include "formats/clamp.h"
 #include "formats/conv2d.h"
 #include "formats/csr.h"
 
 namespace sparseprune {
 
-// y[t, r] = bias[r] + sum_c W[r, c] x[t, c]; x [tokens, cols], y [tokens, rows], on the device.
-// For the three layouts, here and below.
+// y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], on the
+// device. For the three layouts, here and below.
 template <typename W>
 int csr_linear_cuda(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
-                    void* stream);
+                    void* stream, Clamp clamp);
 
 // As csr_conv2d of the CPU: columns of W are (input channel of the group, ky, kx).
 template <typename W>
 int csr_conv2d_cuda(const W& w, const float* x, const Conv2dShape& shape, const float* bias,
-                    float* y, void* stream);
+                    float* y, void* stream, Clamp clamp);
 
 const char* cuda_error_text(int error);
 
