@@ -1,4 +1,4 @@
-"""Timing that can be trusted on a noisy machine: candidates in turn, medians."""
+"""Timing that can be trusted on a noisy machine: candidates take turns, medians."""
 
 from __future__ import annotations
 
@@ -9,29 +9,38 @@ from collections.abc import Callable
 import torch
 
 
+BURST = 5
+"""Timed calls in a row: each candidate runs as in use, with its own weights in the caches."""
+
+
 def compare_ms(
-    functions: dict[str, Callable[[], object]], seconds: float = 0.5, rounds: int = 7
+    functions: dict[str, Callable[[], object]], seconds: float = 0.5, rounds: int = 3
 ) -> dict[str, float]:
-    """Median milliseconds of each function, all measured in turn so that drift hits all alike.
+    """Median milliseconds of each function, measured in turn so that drift hits all alike.
+
+    A turn is one call that is not counted, because it finds the caches as another left them, and
+    ``BURST`` calls that are.
 
     Args:
         functions: name -> call; called as they are, so enter inference_mode outside.
         seconds: stop after about this long ...
-        rounds: ... but not before this many rounds.
+        rounds: ... but not before every function had this many turns.
 
     Returns:
         name -> median in ms.
     """
     names = list(functions)
-    for name in names:  # warm caches, lazy initialisation and thread pools
-        functions[name]()
+    for name in names:  # lazy initialisation and thread pools
         functions[name]()
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
-    while len(times[names[0]]) < rounds or time.perf_counter() < end:
+    turns = 0
+    while turns < rounds or time.perf_counter() < end:
         for name in names:
-            times[name].append(_once_ms(functions[name]))
+            functions[name]()
+            times[name] += [_once_ms(functions[name]) for _ in range(BURST)]
         names = names[1:] + names[:1]
+        turns += 1
     return {name: statistics.median(times[name]) for name in functions}
 
 

@@ -77,7 +77,7 @@ def tally(names: Iterable[str]) -> str:
 
 def table(rows: Sequence[BenchRow]) -> Table:
     """Dense and sparse side by side, a section per network."""
-    title = "Dense and sparse, ms per call (medians, interleaved in one run)"
+    title = "Dense and sparse, ms per call (medians; taking turns in one run)"
     notes = sorted({row.compiled_note for row in rows if row.compiled_note})
     table = Table(title=title, caption="\n".join(f"torch.compile {note}" for note in notes))
     table.add_column("network", max_width=20)
