@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 
-
 BURST = 5
 """Timed calls in a row: each candidate runs as in use, with its own weights in the caches."""
 
