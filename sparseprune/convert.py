@@ -19,6 +19,9 @@ from sparseprune.fuse import fuse_activations
 from sparseprune.nn import SPARSE
 from sparseprune.report import Report, Row
 
+WHOLE_MARGIN = 0.97
+"""The packed model is taken when its time is below this share of the dense one."""
+
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase,
                nn.MultiheadAttention)  # fmt: skip
 """Weighty layers without a sparse twin: always named in the report."""
@@ -152,7 +155,7 @@ def _settle(
     for _ in range(2):  # a slower model is measured again before it is believed
         times = compare_ms(runs)
         report.dense_ms, report.sparse_ms = times["dense"], times["sparse"]
-        if keep_dense == "never" or times["sparse"] <= times["dense"]:
+        if keep_dense == "never" or times["sparse"] <= WHOLE_MARGIN * times["dense"]:
             _name_fused(layers)
             return sparse
     report.notes.append(f"kept dense: packed, the whole model took {times['sparse']:.3f} ms")
