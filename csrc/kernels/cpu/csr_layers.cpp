@@ -10,10 +10,11 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kGatherTokens = 4;       // up to here gathering x beats making a panel
-constexpr int64_t kSerialWork = 1 << 16;   // multiply-adds below which one thread is faster
-constexpr int64_t kAccFloats = 64 * 1024;  // a task's accumulators stay in L2
-constexpr int64_t kPieceRows = 128;        // rows whose sums are stored while still in L1
+constexpr int64_t kGatherTokens = 4;        // up to here gathering x beats making a panel
+constexpr int64_t kSerialGather = 1 << 13;  // the same where each of them is a gather
+constexpr int64_t kSerialWork = 1 << 16;    // multiply-adds below which one thread is faster
+constexpr int64_t kAccFloats = 64 * 1024;   // a task's accumulators stay in L2
+constexpr int64_t kPieceRows = 128;         // rows whose sums are stored while still in L1
 constexpr int kMaxLanes = 64;
 
 // What the loops below need to know of a layout: rows come in units, columns in blocks.
@@ -261,7 +262,7 @@ struct ConvIo {
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
                 const Threads& threads, Clamp clamp) {
   if (tokens > kGatherTokens) return linear_panels(w, x, tokens, bias, y, threads, clamp);
-  const bool small = nonzeros_before(w, w.rows) * tokens < kSerialWork;
+  const bool small = nonzeros_before(w, w.rows) * tokens < kSerialGather;
   std::vector<int64_t> chunks{0};
   cut_evenly(w, 0, w.rows, small ? 1 : threads.count, chunks);
   const auto task = [&](int64_t i) {

@@ -48,8 +48,9 @@ inline void transpose_tile(const float* src, int64_t src_stride, float* dst, int
 // dst[0..count) = op(src[0..count)), touching nothing else.
 template <typename Op>
 inline void copy(float* dst, const float* src, int64_t count, Op op) {
-  for (; count > 16; count -= 16, dst += 16, src += 16)
+  for (; count >= 16; count -= 16, dst += 16, src += 16)
     _mm512_storeu_ps(dst, op(_mm512_loadu_ps(src)));
+  if (count == 0) return;
   const __mmask16 live = (1u << count) - 1;
   _mm512_mask_storeu_ps(dst, live, op(_mm512_maskz_loadu_ps(live, src)));
 }
