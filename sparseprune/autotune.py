@@ -5,8 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
+
+
+def caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
+    """The call that example inputs stand for: a tensor, positional arguments or keywords."""
+    if isinstance(inputs, dict):
+        return lambda: model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return lambda: model(*inputs)
+    return lambda: model(inputs)
+
 
 BURST = 5
 """Timed calls in a row: each candidate runs as in use, with its own weights in the caches."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import backends
-from sparseprune.autotune import compare_ms
+from sparseprune.autotune import caller, compare_ms
 from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, watch
 from sparseprune.copying import copy_settled, copy_with
 from sparseprune.errors import bad, suggest
@@ -67,7 +66,7 @@ def convert(
     layers = _find_layers(copy)
     buffers = {buffer: buffer.clone() for buffer in copy.buffers()}
     with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
-        watch(layers, _caller(copy, inputs))
+        watch(layers, caller(copy, inputs))
         for shared in share_weights(layers):
             choose(shared, formats, backend, keep_dense)
         report = Report([layer.row for layer in layers])
@@ -100,14 +99,6 @@ def _check_arguments(
     return tuple(f for f in FORMATS if format in ("auto", f.stem))
 
 
-def _caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
-    if isinstance(inputs, dict):
-        return lambda: model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return lambda: model(*inputs)
-    return lambda: model(inputs)
-
-
 def _find_layers(model: nn.Module) -> list[Layer]:
     """Each layer object once, with every name that it has."""
     layers: dict[int, Layer] = {}
@@ -137,7 +128,7 @@ def _settle(
     copy: nn.Module, layers: list[Layer], report: Report, inputs: Any, keep_dense: str
 ) -> nn.Module:
     """Put the sparse layers in place, and dense ones back if the whole model is not faster."""
-    dense_run = _caller(copy, inputs)
+    dense_run = caller(copy, inputs)
     replacements = {layer.module: layer.sparse for layer in layers if layer.sparse is not None}
     if not replacements:
         report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
@@ -145,7 +136,7 @@ def _settle(
     sparse = copy_with(copy, replacements).eval()
     if (untraced := fuse_activations(sparse)) is not None:
         report.notes.append(f"activations stay layers of their own, fx traced none: {untraced}")
-    runs = {"dense": dense_run, "sparse": _caller(sparse, inputs)}
+    runs = {"dense": dense_run, "sparse": caller(sparse, inputs)}
     try:
         runs["sparse"]()
     except Exception as error:  # the model's own code, which may use a weight past its layer

@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from sparseprune.autotune import compare_ms
+from sparseprune.autotune import caller, compare_ms
 from sparseprune.errors import bad, bad_type
 from sparseprune.profile.costs import LayerProfile, Profile
-from sparseprune.profile.counting import LAYERS, Count, Counter, caller
+from sparseprune.profile.counting import LAYERS, Count, Counter
 from sparseprune.profile.inventory import Stored, stored_tensors
 
 __all__ = ["LayerProfile", "Profile", "profile"]

@@ -6,7 +6,7 @@ per output pixel, a transposed convolution one per input pixel. Zero padding cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,12 +168,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
     elif isinstance(value, dict):
         yield from _tensors(tuple(value.values()))
-
-
-def caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
-    """The call that example inputs stand for: a tensor, positional arguments or keywords."""
-    if isinstance(inputs, dict):
-        return lambda: model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return lambda: model(*inputs)
-    return lambda: model(inputs)
