@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from scripted_times import script_times
 
 from sparseprune import backends
 
@@ -39,3 +40,15 @@ def no_fallback() -> None:
     """Skips where no kernels are compiled."""
     if backends.CPU.missing:
         pytest.skip(f"no compiled kernels: {backends.CPU.missing}")
+
+
+@pytest.fixture
+def quick_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of each candidate instead of hundreds; tests of decisions script their times."""
+    script_times(monkeypatch, lambda name: 1.0)
+
+
+@pytest.fixture
+def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """Every packed candidate takes half the time of dense."""
+    return script_times(monkeypatch, lambda name: 1.0 if name == "dense" else 0.5)

@@ -9,52 +9,14 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from prune_models import DTYPES, kept, same_bits, small, unequal
 from torch import nn
-from torch.nn.utils import parametrizations
-from torch.nn.utils import prune as torch_prune
 
 from sparseprune.criteria import CRITERIA, magnitude
 from sparseprune.errors import bad, bad_type, suggest
-from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern, Unstructured
-from sparseprune.patterns import unstructured as unstructured_module
-from sparseprune.patterns.unstructured import lowest
 from sparseprune.prune import prune
-from sparseprune.selection import aliases, prunable_weights
-
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-
-def small(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 4)
-    )
-
-
-def same_bits(a: nn.Module, b: nn.Module) -> bool:
-    """Bit-identical state: a NaN equals itself, -0.0 differs from 0.0."""
-    left, right = a.state_dict(), b.state_dict()
-    return list(left) == list(right) and all(
-        torch.equal(left[n].reshape(-1).view(torch.uint8), right[n].reshape(-1).view(torch.uint8))
-        for n in left
-    )
-
-
-def kept(masks: Masks) -> int:
-    return sum(int(mask.sum()) for mask in masks.values())
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(20, 8)
-        self.encoder = nn.Linear(8, 20)
-        self.decoder = nn.Linear(8, 20)
-        self.decoder.weight = self.encoder.weight = self.embedding.weight
-
+from sparseprune.selection import prunable_weights
 
 # --- what is removed
 
@@ -135,13 +97,6 @@ def test_global_is_one_threshold() -> None:
         assert torch.equal(mask, small().get_parameter(name).abs() > threshold)
 
 
-def test_layers_of_different_dtype_rank_exactly_together() -> None:
-    fine = 1.0009765625  # rounds to 1.0 in bfloat16
-    scores = [torch.tensor([fine, 3.0]), torch.tensor([1.0], dtype=torch.bfloat16)]
-    assert [mark.tolist() for mark in lowest(scores, 1)] == [[False, False], [True]]
-    assert [mark.tolist() for mark in lowest(scores, 2)] == [[True, False], [True]]
-
-
 def test_dict_prunes_named_layers_only() -> None:
     model = small()
     before = copy.deepcopy(model)
@@ -182,219 +137,6 @@ def test_pruning_again_extends_the_masks(scope: str, criterion: object) -> None:
 def test_pruning_again_at_the_same_sparsity_changes_nothing() -> None:
     model = small()
     assert prune(model, 0.5) == prune(model, 0.5)
-
-
-# --- the floor: a global ranking empties no layer (trap 8)
-
-
-def unequal() -> nn.Sequential:
-    model = small()
-    model[3].weight.data.mul_(1e-6)
-    return model
-
-
-def test_global_floor_keeps_every_layer_and_says_so() -> None:
-    model = unequal()
-    with pytest.warns(UserWarning, match=r"3\.weight \(0 -> 15\)") as record:
-        masks = prune(model, 0.7)
-    assert record[0].filename == __file__
-    assert masks["3.weight"].sum() == round(0.1 * 0.3 * 512) == 15
-    assert masks["3.weight"].sum() == (model[3].weight != 0).sum()
-    total = sum(mask.numel() for mask in masks.values())
-    assert total - kept(masks) == round(0.7 * total)  # the others gave more
-
-
-def test_global_floor_keeps_the_best_of_the_layer() -> None:
-    best = unequal()[3].weight.abs().flatten().topk(15).indices.sort().values
-    with pytest.warns(UserWarning):
-        masks = prune(unequal(), 0.7)
-    assert torch.equal(masks["3.weight"].flatten().nonzero().flatten(), best)
-
-
-def test_global_extreme_sparsity_leaves_one_weight_per_layer() -> None:
-    with pytest.warns(UserWarning):
-        masks = prune(small(), 0.9999)
-    assert [int(mask.sum()) for mask in masks.values()] == [1, 1, 1]
-
-
-def test_no_warning_without_need() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        prune(small(), 0.5)
-
-
-def test_local_emptied_layer_is_named() -> None:
-    with pytest.warns(UserWarning, match=r"no weight is left in 4\.weight") as record:
-        prune(small(), {"4": 0.999})
-    assert record[0].filename == __file__
-
-
-# --- ranking: exact counts, deterministic ties, no concatenation of scores (trap 17)
-
-
-def reference(scores: list[torch.Tensor], count: int) -> list[torch.Tensor]:
-    """Stable sort by (score, position)."""
-    flat = torch.cat([s.double().flatten() for s in scores])
-    marks = torch.zeros(flat.numel(), dtype=torch.bool)
-    marks[flat.sort(stable=True).indices[:count]] = True
-    parts = marks.split([s.numel() for s in scores])
-    return [part.view(s.shape) for part, s in zip(parts, scores, strict=True)]
-
-
-@settings(max_examples=80, deadline=None)
-@given(data=st.data())
-def test_lowest_is_the_stable_sort(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from(DTYPES))
-    shapes = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=1))
-    values = st.one_of(
-        st.sampled_from([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf]),
-        st.floats(-60000, 60000, width=16),
-        st.floats(allow_nan=False, width=32),
-    )
-    scores = [
-        torch.tensor(data.draw(st.lists(values, min_size=n, max_size=n)), dtype=torch.float64)
-        .to(dtype)
-        .view(shape)
-        for shape in shapes
-        for n in [math.prod(shape)]
-    ]
-    count = data.draw(st.integers(0, sum(s.numel() for s in scores)))
-    for got, expected in zip(lowest(scores, count), reference(scores, count), strict=True):
-        assert torch.equal(got, expected)
-
-
-def test_lowest_streams_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = [torch.randn(7, 11).round(decimals=1), torch.randn(50), torch.randn(3, 4).double()]
-    whole = lowest(scores, 70)
-    monkeypatch.setattr(unstructured_module, "CHUNK", 8)
-    assert all(map(torch.equal, lowest(scores, 70), whole))
-    assert all(map(torch.equal, whole, reference(scores, 70)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    shape=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    sparsity=st.floats(0, 1, exclude_max=True),
-    levels=st.integers(1, 4),
-    seed=st.integers(0, 99),
-)
-def test_unstructured_removes_exactly_round(
-    shape: list[int], sparsity: float, levels: int, seed: int
-) -> None:
-    score = torch.randint(levels, shape, generator=torch.Generator().manual_seed(seed)).float()
-    mask = Unstructured().mask(score, sparsity)
-    assert (~mask).sum() == round(sparsity * score.numel())
-    assert mask.all() or not mask.any() or score[~mask].max() <= score[mask].min()
-    assert torch.equal(mask, Unstructured().mask(score.clone(), sparsity))
-
-
-def test_all_scores_tie() -> None:
-    mask = Unstructured().mask(torch.ones(2, 5), 0.3)
-    assert mask.tolist() == [[False] * 3 + [True] * 2, [True] * 5]
-
-
-@settings(max_examples=40, deadline=None)
-@given(sparsity=st.floats(0, 0.9), seed=st.integers(0, 99))
-def test_global_total_is_exact(sparsity: float, seed: int) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        masks = prune(small(seed), sparsity)
-    total = sum(mask.numel() for mask in masks.values())
-    assert total - kept(masks) == round(sparsity * total)
-    assert all(mask.any() for mask in masks.values())
-
-
-# --- selection
-
-
-def test_selection_names_and_order() -> None:
-    assert list(prunable_weights(small())) == ["0.weight", "3.weight", "4.weight"]
-    assert list(prunable_weights(nn.Linear(2, 2))) == ["weight"]
-
-
-@pytest.mark.parametrize(
-    "ignore",
-    [("3",), "3", ("3.weight",), ("re:3",), ("re:.*3\\.wei",), (nn.Linear, "4")],
-    ids=str,
-)
-def test_ignore_forms(ignore: object) -> None:
-    left = prunable_weights(small(), ignore)
-    assert "0.weight" in left and "3.weight" not in left
-
-
-def test_ignore_container_and_type_cover_what_is_below() -> None:
-    model = nn.ModuleDict({"a": small(), "ab": nn.Linear(2, 2), "m": nn.MultiheadAttention(4, 2)})
-    assert list(prunable_weights(model, ["a", nn.MultiheadAttention])) == ["ab.weight"]
-
-
-def test_attention_out_projection_is_pruned() -> None:
-    """Trap 7: out_proj is a Linear subclass whose forward never runs."""
-    attention = nn.MultiheadAttention(8, 2, batch_first=True)
-    assert list(prune(attention, 0.5)) == ["out_proj.weight"]
-    x = torch.randn(1, 3, 8)
-    before = attention(x, x, x)[0]
-    attention.out_proj.weight.data.zero_()
-    assert not torch.equal(before, attention(x, x, x)[0])
-
-
-def test_tied_weight_has_one_mask_and_counts_once() -> None:
-    """Trap 5."""
-    model = Tied()
-    masks = prune(model, 0.5)
-    assert list(masks) == ["encoder.weight"]
-    assert masks["encoder.weight"].numel() == 160
-    assert model.decoder.weight is model.embedding.weight
-    assert torch.equal(model.decoder.weight != 0, masks["encoder.weight"])
-    names = ["embedding.weight", "encoder.weight", "decoder.weight"]
-    assert aliases(model)["decoder.weight"] == names
-
-
-@pytest.mark.parametrize("name", ["embedding", "decoder.weight", "encoder"])
-def test_any_alias_of_a_tied_weight_names_it(name: str) -> None:
-    assert prunable_weights(Tied(), [name]) == {}
-    assert list(prune(Tied(), {name: 0.5})) == ["encoder.weight"]
-
-
-def test_shared_module_once() -> None:
-    layer = nn.Linear(4, 4)
-    model = nn.Sequential(layer, nn.ReLU(), layer)
-    assert list(prune(model, 0.5)) == ["0.weight"]
-    assert prunable_weights(model, ["2"]) == {}
-
-
-def hooked(kind: str) -> nn.Module:
-    model = small()
-    if kind == "weight_norm":
-        parametrizations.weight_norm(model[3])
-    elif kind == "old_weight_norm":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            nn.utils.weight_norm(model[3])
-    elif kind == "old_spectral_norm":
-        nn.utils.spectral_norm(model[3])
-    else:
-        torch_prune.l1_unstructured(model[3], "weight", 0.5)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("kind", "way_out"),
-    [
-        ("weight_norm", "remove_parametrizations"),
-        ("old_weight_norm", "remove_weight_norm"),
-        ("old_spectral_norm", "remove_spectral_norm"),
-        ("torch_prune", "Masks.from_model"),
-    ],
-)
-def test_computed_weights_are_refused_with_the_way_out(kind: str, way_out: str) -> None:
-    """Trap 15: a score of the computed weight would be written to a tensor that is recomputed."""
-    model = hooked(kind)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=f"weight '3.weight' must be a plain.*{way_out}"):
-        prune(model, 0.5)
-    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
-    assert list(prune(model, 0.5, ignore=["3"])) == ["0.weight", "4.weight"]
-    assert list(prune(model, 0.5, ignore=["3.weight"])) == ["0.weight", "4.weight"]
 
 
 # --- criteria and patterns of the user

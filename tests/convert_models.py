@@ -1,0 +1,179 @@
+"""Models of every kind that convert() meets, and their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from problems import TOLERANCE, sparse_weight
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils import prune as torch_prune
+
+Model = tuple[nn.Module, Any]
+as_convert_is_tested = [
+    pytest.mark.usefixtures("quick_timer"),
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+]
+"""The pytestmark of every file that converts these models."""
+
+
+def prune_(model: nn.Module, density: float = 0.2) -> nn.Module:
+    """Exact zeros in every Linear and Conv2d."""
+    generator = torch.Generator().manual_seed(11)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.is_leaf:
+            weight = sparse_weight(tuple(module.weight.shape), density, generator) * 0.3
+            module.weight.data = weight.to(module.weight.dtype)
+    return model
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        y = model(**inputs)
+        mask = inputs.get("src_key_padding_mask")  # what lies under it, torch leaves open
+        return y if mask is None else y[~mask]
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+class Mlp(nn.Module):
+    """Named children, a container in a container, and a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(24, 32)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(2))
+        self.heads = nn.ModuleDict({"a": nn.Linear(32, 4), "b": nn.Linear(32, 3, bias=False)})
+
+    def forward(self, x: Tensor, scale: float = 1.0, *, both: bool = True) -> dict[str, Tensor]:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x) * scale
+        return {name: head(x) for name, head in self.heads.items() if both or name == "a"}
+
+
+class ByKeyword(nn.Module):
+    """Layers called with keywords, an unbatched image, and no positional argument at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, *, image: Tensor) -> Tensor:
+        return self.linear(input=self.conv(input=image).mean((-1, -2)))
+
+
+class Twice(nn.Module):
+    """One layer called twice, under two names, and a third layer with the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 16)
+        self.again = self.first
+        self.tied = nn.Linear(16, 16)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tied(self.again(self.first(x)))
+
+
+class Tokens(nn.Module):
+    """Integer inputs, and an output layer tied to the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 16)
+        self.middle = nn.Linear(16, 16)
+        self.out = nn.Linear(16, 50, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(self.middle(self.embedding(ids)))
+
+
+def convnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same", padding_mode="reflect"),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
+        nn.Conv2d(8, 12, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(12, 5),
+    )
+
+
+def torch_pruned() -> nn.Module:
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+    for layer in (model[0], model[2]):
+        torch_prune.l1_unstructured(layer, "weight", 0.8)
+    torch_prune.random_unstructured(model[0], "weight", 0.5)  # a container of two methods
+    torch_prune.l1_unstructured(model[0], "bias", 0.5)
+    return model
+
+
+def normed(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(norm(nn.Linear(20, 30)), nn.ReLU(), norm(nn.Linear(30, 10)))
+
+
+def encoder(layers: int = 0, **options: Any) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, **options)
+    return nn.TransformerEncoder(layer, layers) if layers else layer
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(16, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def padded_sequence() -> dict[str, Tensor]:
+    """A batch of which one sequence ends early: torch's encoder then makes nested tensors."""
+    mask = torch.zeros(2, 7, dtype=torch.bool)
+    mask[1, 4:] = True
+    return {"src": torch.randn(2, 7, 16), "src_key_padding_mask": mask}
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "sequential": lambda: (
+        nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)),
+        torch.randn(6, 20),
+    ),
+    "root_is_a_layer": lambda: (nn.Linear(20, 12), torch.randn(6, 20)),
+    "root_is_a_conv": lambda: (nn.Conv2d(4, 8, 3), torch.randn(1, 4, 9, 9)),
+    "nested": lambda: (Mlp(), torch.randn(6, 24)),
+    "tuple": lambda: (Mlp(), (torch.randn(6, 24), 0.5)),
+    "keywords": lambda: (Mlp(), {"x": torch.randn(6, 24), "scale": 2.0, "both": False}),
+    "by_keyword": lambda: (ByKeyword(), {"image": torch.randn(3, 8, 9)}),
+    "shared_and_tied": lambda: (Twice(), torch.randn(6, 16)),
+    "integers": lambda: (Tokens(), torch.randint(0, 50, (2, 9))),
+    "convnet": lambda: (convnet(), torch.randn(2, 3, 13, 15)),
+    "torch_pruned": lambda: (torch_pruned(), torch.randn(4, 20)),
+    "weight_norm": lambda: (normed(parametrizations.weight_norm), torch.randn(4, 20)),
+    "spectral_norm": lambda: (normed(parametrizations.spectral_norm), torch.randn(4, 20)),
+    "attention": lambda: (Attention(), torch.randn(2, 7, 16)),
+    "encoder_layer": lambda: (encoder(), torch.randn(2, 7, 16)),
+    "encoder_layer_gelu": lambda: (
+        encoder(activation="gelu", norm_first=True),
+        torch.randn(2, 7, 16),
+    ),
+    "encoder": lambda: (encoder(2), torch.randn(2, 7, 16)),
+    "encoder_padded": lambda: (encoder(2), padded_sequence()),
+    "batch_0": lambda: (nn.Sequential(nn.Linear(20, 30)), torch.randn(0, 20)),
+}
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def assert_same(got: Any, expected: Any) -> None:
+    torch.testing.assert_close(got, expected, **TOLERANCE)
