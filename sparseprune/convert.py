@@ -37,7 +37,8 @@ def convert(
 
     Every Linear and Conv2d is timed dense and in each fitting format on the inputs that it really
     gets; the fastest stays. The given model is not changed. Exact zeros, Masks and
-    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy.
+    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy. A
+    ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it and becomes an Identity.
 
     Args:
         model: any nn.Module.

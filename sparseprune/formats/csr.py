@@ -19,9 +19,9 @@ LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
 class Csr(Format):
     """Compressed sparse rows, float32, in one of three layouts.
 
-    "groups" lets four rows share the activations that they load: many tokens, 40 to 80 %
+    "groups" lets four rows share the activations that they load: many tokens, 40 to 70 %
     sparsity. "sorted" keeps a block of columns in L1 and its loops predictable: many tokens, above
-    80 %. "rows" is plain CSR: few tokens, or very high sparsity.
+    70 %. "rows" is plain CSR: few tokens, or very high sparsity.
 
     Args:
         layout: ``"groups"``, ``"sorted"`` or ``"rows"``.

@@ -9,8 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-PATTERNS = 15
-GROUP_ROWS, SEGMENT_ROWS = 4, 128
+from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
+from sparseprune.formats.csr_groups import PATTERNS
+from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
+
 MAX_BLOCK = 255
 
 
