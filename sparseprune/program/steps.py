@@ -1,0 +1,254 @@
+"""The steps of a program: what one native call computes, as data and as text.
+
+A program is a list of steps over numbered values. Text, one line per step, goes to the op
+``sparseprune::run`` and into saved files; csrc/program/spec.h reads the same lines.
+
+    input 0 image 3 2              value 0 is an image with 3 channels and 2 spatial dimensions
+    csr 1 0 -1 0 64 147 ...        value 1 = convolution of value 0 with the weights from tensor 0
+    output 1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar, TypeAlias
+
+Triple: TypeAlias = tuple[int, int, int]
+"""(depth, height, width); dimensions that an image lacks are 1 (0 for padding)."""
+
+ACTIVATIONS = ("clamp", "leaky", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "sigmoid",
+               "tanh")  # fmt: skip
+PADDINGS = ("zeros", "reflect", "replicate", "circular")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a step does to its sums last.
+
+    Args:
+        kind: of ``ACTIVATIONS``.
+        low, high: of "clamp": lowest and highest output, so (0, inf) is ReLU and the default is
+            nothing; low is the slope of "leaky".
+    """
+
+    kind: str = "clamp"
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a convolution or a pooling reads.
+
+    Args:
+        kernel, stride, dilation: each >= 1.
+        before, after: padding on both sides of every dimension, >= 0.
+        mode: of ``PADDINGS``; poolings take "zeros" and leave their padding out of maxima.
+    """
+
+    kernel: Triple = (1, 1, 1)
+    stride: Triple = (1, 1, 1)
+    before: Triple = (0, 0, 0)
+    after: Triple = (0, 0, 0)
+    dilation: Triple = (1, 1, 1)
+    mode: str = "zeros"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a program. The fields of a subclass, in order, are the words of its line."""
+
+    word: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Input(Step):
+    """The next input tensor: "image" [N, channels, *dims sizes] or "tokens" [..., channels]."""
+
+    word: ClassVar[str] = "input"
+    out: int
+    kind: str
+    channels: int
+    dims: int
+
+
+@dataclass(frozen=True)
+class Csr(Step):
+    """out = activation(W x + bias + residual): a linear layer on tokens, a convolution on images.
+
+    Args:
+        out, x: values.
+        residual: a value of the shape of out, or -1.
+        tensors: index of the first of its tensors: values, columns, counts, starts and, where
+            has_bias, bias; as in sparseprune.formats.csr.
+        rows, cols, block: of the packed weight (block 0: layout "rows").
+        groups: of the convolution.
+        has_bias: 0 or 1.
+    """
+
+    word: ClassVar[str] = "csr"
+    out: int
+    x: int
+    residual: int
+    tensors: int
+    rows: int
+    cols: int
+    block: int
+    groups: int
+    has_bias: int
+    window: Window
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Depthwise(Step):
+    """Channel r of out reads channel r // multiplier of x alone: out = act(w * x + bias + residual).
+
+    Tensors: weight [channels * multiplier, taps] float32 (any shape with these elements in this
+    order), and bias where has_bias. One tap with stride 1 is a scale and shift per channel.
+    """
+
+    word: ClassVar[str] = "depthwise"
+    out: int
+    x: int
+    residual: int
+    tensors: int
+    channels: int
+    multiplier: int
+    has_bias: int
+    window: Window
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Pool(Step):
+    """Maximum or average over windows of an image. kind: "max" or "avg".
+
+    ceil: 1 rounds sizes up as torch does. count_padding: 1 divides averages by the whole window
+    where it overlaps the padding.
+    """
+
+    word: ClassVar[str] = "pool"
+    out: int
+    x: int
+    kind: str
+    ceil: int
+    count_padding: int
+    window: Window
+
+
+@dataclass(frozen=True)
+class Mean(Step):
+    """Mean of every channel of an image: sizes become 1."""
+
+    word: ClassVar[str] = "mean"
+    out: int
+    x: int
+
+
+@dataclass(frozen=True)
+class Add(Step):
+    """out = activation(x + residual), same shapes; residual -1 leaves the activation alone."""
+
+    word: ClassVar[str] = "add"
+    out: int
+    x: int
+    residual: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Scale(Step):
+    """out = activation(x * by): by is an image of sizes 1 with the channels of x."""
+
+    word: ClassVar[str] = "scale"
+    out: int
+    x: int
+    by: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Cat(Step):
+    """Channels of x, then of y."""
+
+    word: ClassVar[str] = "cat"
+    out: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Flatten(Step):
+    """An image [N, C, *sizes] as tokens [N, C * sizes]."""
+
+    word: ClassVar[str] = "flatten"
+    out: int
+    x: int
+
+
+@dataclass(frozen=True)
+class Output(Step):
+    """The next output tensor; an image keeps the number of spatial dimensions of the inputs."""
+
+    word: ClassVar[str] = "output"
+    x: int
+
+
+STEPS: dict[str, type[Step]] = {
+    s.word: s for s in (Input, Csr, Depthwise, Pool, Mean, Add, Scale, Cat, Flatten, Output)
+}
+
+
+def to_text(steps: list[Step]) -> str:
+    """The program as text, a line per step."""
+    return "\n".join(" ".join([step.word, *_words(step)]) for step in steps)
+
+
+def _words(item: Step | Window | Activation) -> list[str]:
+    words: list[str] = []
+    for field in fields(item):
+        value = getattr(item, field.name)
+        if isinstance(value, (Window, Activation)):
+            words += _words(value)
+        elif isinstance(value, tuple):
+            words += map(str, value)
+        else:
+            words.append(repr(value) if isinstance(value, float) else str(value))
+    return words
+
+
+def from_text(text: str) -> list[Step]:
+    """The inverse of :func:`to_text`.
+
+    Raises:
+        ValueError: a line that is not a step.
+    """
+    return [_step(line) for line in text.splitlines()]
+
+
+def _step(line: str) -> Step:
+    word, *words = line.split()
+    if word not in STEPS:
+        raise ValueError(f"program: a line must begin with one of {', '.join(STEPS)}, got {word!r}")
+    step, rest = _take(STEPS[word], words, line)
+    if rest:
+        raise ValueError(f"program: words left over in {line!r}")
+    return step  # type: ignore[return-value]
+
+
+def _take(kind: type, words: list[str], line: str) -> tuple[object, list[str]]:
+    values: list[object] = []
+    for field in fields(kind):
+        if field.type in ("Window", "Activation"):
+            value, words = _take(globals()[str(field.type)], words, line)
+            values.append(value)
+            continue
+        count = 3 if field.type == "Triple" else 1
+        if len(words) < count:
+            raise ValueError(f"program: words missing in {line!r}")
+        read = {"str": str, "float": float}.get(str(field.type), int)
+        taken, words = [read(w) for w in words[:count]], words[count:]
+        values.append(tuple(taken) if count == 3 else taken[0])
+    return kind(*values), words
