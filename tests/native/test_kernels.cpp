@@ -14,6 +14,7 @@
 
 #include "guarded.h"
 #include "kernels/cpu/csr_layers.h"
+#include "program/conv.h"
 #include "kernels/cpu/table.h"
 #include "pack.h"
 

@@ -5,7 +5,6 @@
 #include <functional>
 
 #include "formats/clamp.h"
-#include "formats/conv2d.h"
 #include "formats/csr.h"
 
 namespace sparseprune {
@@ -22,13 +21,6 @@ void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* b
 void csr_linear(const CsrGroups& w, const float* x, int64_t tokens, const float* bias, float* y,
                 const Threads& threads, Clamp clamp = {});
 void csr_linear(const CsrSorted& w, const float* x, int64_t tokens, const float* bias, float* y,
-                const Threads& threads, Clamp clamp = {});
-
-// Columns of W are (input channel of the group, ky, kx), as in weight.reshape(rows, -1). Rows per
-// convolution group must divide by the rows that the layout binds together (kRows). For the three
-// layouts.
-template <typename W>
-void csr_conv2d(const W& w, const float* x, const Conv2dShape& shape, const float* bias, float* y,
                 const Threads& threads, Clamp clamp = {});
 
 }  // namespace sparseprune

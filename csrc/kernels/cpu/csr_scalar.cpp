@@ -3,7 +3,7 @@
 
 namespace {
 
-constexpr int kWidth = 4, kVectors = 2;  // the vectors of the base instruction set
+constexpr int kWidth = 4, kVectors = 4;  // the vectors of the base instruction set
 
 // sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
 template <int kTokens>

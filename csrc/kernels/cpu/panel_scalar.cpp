@@ -5,7 +5,7 @@ namespace {
 
 using sparseprune::Clamp;
 using sparseprune::Run;
-constexpr int kWidth = 4, kVectors = 2;
+constexpr int kWidth = 4, kVectors = 4;
 struct Vec {};  // no vectors here: everything goes one float at a time
 
 inline Vec limit(Vec v, Clamp) { return v; }

@@ -1,0 +1,90 @@
+// The op `run` on the CPU: a whole program in one call. Schema in sparseprune/ops/run.py.
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "kernels/cpu/isa.h"
+#include "ops/check.h"
+#include "ops/csr_args.h"
+#include "ops/threads.h"
+#include "program/cache.h"
+
+namespace sparseprune {
+namespace {
+
+constexpr const char* kOp = "run";
+
+Weight weight(const Tensor& t) {
+  const int64_t rank = t.dim();
+  return {t.const_data_ptr(), t.numel(), rank ? t.size(rank - 1) : 0};
+}
+
+// What a kernel would read past, looked at on every call.
+void check_tensor(const Tensor& t, ScalarType dtype, int64_t numel) {
+  check(t.scalar_type() == dtype && t.is_contiguous() && t.is_cpu() && t.numel() == numel, kOp,
+        ": weights must be as made by Program, contiguous on the CPU; convert the model again");
+}
+
+void check_csr(const Step& s, const std::vector<Tensor>& weights) {
+  const Tensor* t = weights.data() + s.tensors;
+  check(s.tensors + 4 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+        ": weights must hold the tensors of every step, got ", weights.size());
+  const std::optional<Tensor> bias = s.has_bias ? std::optional(t[4]) : std::nullopt;
+  view_csr(kOp, t[0], {t[0], t[1], t[2], t[3], bias}, s.rows, s.cols, s.block);
+}
+
+void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& weights) {
+  for (const Step& s : steps) {
+    if (s.word == Word::kCsr) check_csr(s, weights);
+    if (s.word != Word::kDepthwise) continue;
+    check(s.tensors + 1 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+          ": weights must hold the tensors of every step, got ", weights.size());
+    const int64_t rows = s.channels * s.multiplier;
+    check_tensor(weights[s.tensors], ScalarType::Float, rows * s.window.taps());
+    if (s.has_bias) check_tensor(weights[s.tensors + 1], ScalarType::Float, rows);
+  }
+}
+
+std::vector<Tensor> run(std::vector<Tensor> inputs, std::vector<Tensor> weights,
+                        std::string program) {
+  const Threads threads = torch_threads();
+  PlanKey key{std::move(program), {threads.count, static_cast<int64_t>(current_isa())}};
+  std::vector<Sizes> sizes;
+  for (Tensor& x : inputs) {
+    check(x.scalar_type() == ScalarType::Float && x.is_cpu(), kOp,
+          ": inputs must be float32 on the CPU; convert them with .float()");
+    x = dense_copy(x);
+    sizes.emplace_back(x.sizes().begin(), x.sizes().end());
+    key.numbers.push_back(x.dim());
+    key.numbers.insert(key.numbers.end(), sizes.back().begin(), sizes.back().end());
+  }
+  Call call;
+  for (const Tensor& t : weights) {
+    call.weights.push_back(weight(t));
+    key.numbers.push_back(call.weights.back().last);  // of counts, it tells the layout
+  }
+  const auto plan = cached_plan(key, [&] {
+    std::vector<Step> steps = parse_program(key.text);
+    check_weights(steps, weights);
+    auto made = make_plan(steps, sizes, call.weights, threads.count);
+    made->steps = std::move(steps);
+    return made;
+  });
+  check_weights(plan->steps, weights);
+  std::vector<Tensor> outputs;
+  for (const Tensor& x : inputs) call.inputs.push_back(x.const_data_ptr<float>());
+  for (const Sizes& s : plan->outputs) {
+    outputs.push_back(torch::stable::new_empty(
+        inputs[0], torch::headeronly::IntHeaderOnlyArrayRef(s.data(), s.size())));
+    call.outputs.push_back(outputs.back().mutable_data_ptr<float>());
+  }
+  run_plan(*plan, call, threads);
+  return outputs;
+}
+
+}  // namespace
+}  // namespace sparseprune
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, library) {
+  library.impl("run", TORCH_BOX(&sparseprune::run));
+}

@@ -1,0 +1,154 @@
+// Works of a csr step: a linear layer over tokens, or a convolution over planes.
+#include <stdexcept>
+#include <type_traits>
+
+#include "kernels/cpu/csr_tiles.h"
+#include "program/build.h"
+
+namespace sparseprune {
+namespace {
+
+// The tensors of a csr step in the order of steps.py.
+enum { kValues, kColumns, kCounts, kStarts, kBias };
+
+template <typename T>
+const T* data(const Weight& w) {
+  return static_cast<const T*>(w.data);
+}
+
+template <typename W>
+W view(const Step& s, const std::vector<Weight>& weights) {
+  const Weight* t = weights.data() + s.tensors;
+  if constexpr (std::is_same_v<W, CsrRows>)
+    return {data<float>(t[kValues]), data<uint16_t>(t[kColumns]), data<int32_t>(t[kStarts]), s.rows,
+            s.cols};
+  else
+    return {data<float>(t[kValues]),
+            data<uint8_t>(t[kColumns]),
+            data<uint8_t>(t[kCounts]),
+            data<int32_t>(t[kStarts]),
+            s.rows,
+            s.cols,
+            s.block};
+}
+
+const float* bias(const Step& s, const std::vector<Weight>& weights) {
+  return s.has_bias ? data<float>(weights[s.tensors + kBias]) : nullptr;
+}
+
+// A tile of the input's planes, to the same lanes of the output's.
+struct PlanesIo {
+  const PlaneKernels& kernels;
+  const float* x;          // lane 0 of the tile in channel 0
+  const int32_t* offsets;  // per column
+  int64_t group_floats;    // from the channels of a group to the next
+  float* y;                // lane 0 of the tile in row 0
+  const float* residual;   // the same, or null
+  const int32_t* live;
+  const Planes& planes;  // of y
+  int64_t lanes;
+  bool first, last;  // tile of its planes
+  bool direct_panel, direct_sums;
+  Activation activation;
+
+  const float* panel(int64_t group, int64_t begin, int64_t end) const {
+    if (direct_panel) return x + begin * lanes;
+    float* to = panel_scratch((end - begin) * lanes);
+    kernels.pack_streams(x + group * group_floats, offsets + begin, end - begin, to, lanes);
+    return to;
+  }
+  float* sums(int64_t row, int64_t rows) const {
+    return direct_sums ? y + row * lanes : sums_scratch(rows * lanes);
+  }
+  void store(int64_t row, int64_t rows, const float* sums) const {
+    float* to = y + row * planes.plane;
+    const float* more = residual ? residual + row * planes.plane : nullptr;
+    kernels.finish(sums, lanes, more, live, lanes, rows, activation, to, planes.plane);
+    for (int64_t r = 0; r < rows; ++r, to += planes.plane) {
+      if (first) std::fill(to - planes.lead, to, 0.f);
+      if (last) std::fill(to + lanes, to + lanes + tail(), 0.f);
+    }
+  }
+  int64_t tail() const { return planes.plane - planes.lead - planes.lanes(); }
+};
+
+}  // namespace
+
+void Builder::csr(size_t step) {
+  const Step& s = steps_[step];
+  const Taps& taps = taps_[step];
+  if (taps.source >= 0 && taps.source != s.x) split(s, taps);
+  const int64_t last = weights_[s.tensors + kCounts].last;
+  const Value& y = value(s.out);
+  plan_->multiply_adds +=
+      weights_[s.tensors].numel * y.planes.images * (y.rows_form ? 1 : y.planes.lanes());
+  if (y.rows_form) return csr_gather(s);
+  if (s.block == 0) return csr_panels<CsrRows>(s, taps);
+  if (last == CsrGroups::kPatterns) return csr_panels<CsrGroups>(s, taps);
+  return csr_panels<CsrSorted>(s, taps);
+}
+
+template <typename W>
+void Builder::csr_panels(const Step& s, const Taps& taps) {
+  const int64_t source = taps.source >= 0 ? taps.source : s.x;
+  const Planes x = value(source).planes, y = value(s.out).planes;
+  const Tiling tiling = make_tiling(view<W>(s, weights_), s.groups, y.lanes(), y.images, threads_);
+  const int64_t n_taps = s.window.taps(), phases = taps.phases;
+  std::vector<int32_t> offsets;
+  for (int64_t c = 0; c < s.cols / n_taps; ++c)
+    for (int64_t t = 0; t < n_taps; ++t) {
+      const int64_t phase = taps.source >= 0 ? taps.phase[t] : 0;
+      const int64_t at = (c * phases + phase) * x.plane + (taps.source >= 0 ? taps.flat[t] : 0);
+      if (at > INT32_MAX) throw std::invalid_argument("run: inputs must be smaller images");
+      offsets.push_back(static_cast<int32_t>(at));
+    }
+  const bool one = tiling.tiles == 1 && n_taps * phases == 1 && s.groups == 1;
+  const bool direct_panel = one && x.lead == 0 && x.plane == y.lanes();
+  const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
+                           s.rows % unit(view<W>(s, weights_)) == 0;
+  const int64_t group_floats = s.cols / n_taps * phases * x.plane;
+  const Plan* plan = plan_.get();
+  work(y.images * tiling.tasks(), {source, s.y}, s.out,
+       [=, step = s, lives = live(y), offsets = std::move(offsets)](const Call& call, int64_t i) {
+         const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
+         const int64_t tile = task / tiling.n_chunks();
+         const int64_t lane = tiling.first(tile) * tiling.width;
+         const int64_t to = y.at(image, 0) + lane;
+         PlanesIo io{plane_kernels(),
+                     plan->at(call, source) + x.at(image, 0) + lane,
+                     offsets.data(),
+                     group_floats,
+                     plan->at(call, step.out) + to,
+                     step.y >= 0 ? plan->at(call, step.y) + to : nullptr,
+                     lives->data() + lane,
+                     y,
+                     (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width,
+                     tile == 0,
+                     tile == tiling.tiles - 1,
+                     direct_panel,
+                     direct_sums,
+                     step.activation};
+         run_tile(view<W>(step, call.weights), bias(step, call.weights), tiling, task, io);
+       });
+}
+
+// Few tokens: x is gathered where it lies.
+void Builder::csr_gather(const Step& s) {
+  const CsrRows w = view<CsrRows>(s, weights_);
+  std::vector<int64_t> chunks{0};
+  cut_evenly(w, 0, w.rows, threads_, chunks);
+  const bool clamps = s.activation.kind == Activation::kClamp && s.y < 0;
+  const int64_t tokens = value(s.x).shape.images;
+  const Plan* plan = plan_.get();
+  work(threads_, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
+    csr_kernels().gather(view<CsrRows>(step, call.weights), plan->at(call, step.x), tokens,
+                         step.cols, bias(step, call.weights), plan->at(call, step.out), step.rows,
+                         chunks[i], chunks[i + 1], clamps ? step.activation.clamp : Clamp{});
+  });
+  if (clamps) return;
+  Step rest = s;
+  rest.x = s.out;
+  add(rest);
+}
+
+}  // namespace sparseprune

@@ -1,0 +1,183 @@
+#include "program/shapes.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace sparseprune {
+namespace {
+
+[[noreturn]] void refuse(const std::string& argument, const std::string& expected,
+                         const std::string& got) {
+  throw std::invalid_argument("run: " + argument + " must be " + expected + ", got " + got);
+}
+
+std::string number(int64_t value) { return std::to_string(value); }
+
+class Inference {
+ public:
+  Inference(const std::vector<Step>& steps, const std::vector<Sizes>& inputs) : inputs_(inputs) {
+    for (const Step& s : steps) next(s);
+    if (used_ != inputs.size()) refuse("inputs", number(used_) + " tensors", number(inputs.size()));
+  }
+  std::vector<Value> values;
+
+ private:
+  void next(const Step& s) {
+    if (s.word == Word::kOutput) return void(at(s.x));
+    if (s.out != static_cast<int64_t>(values.size()))
+      refuse("program", "numbered in order of its steps", "value " + number(s.out));
+    values.push_back({shape(s), {}});
+  }
+
+  const Shape& at(int64_t value) const {
+    if (value < 0 || value >= static_cast<int64_t>(values.size()))
+      refuse("program", "made of values that steps before gave", "value " + number(value));
+    return values[value].shape;
+  }
+  const Shape& image(int64_t value) const {
+    if (at(value).tokens) refuse("program", "images where windows read", "tokens");
+    return at(value);
+  }
+
+  Shape shape(const Step& s) {
+    switch (s.word) {
+      case Word::kInput:
+        return input(s);
+      case Word::kCsr:
+        return csr(s);
+      case Word::kDepthwise:
+        return depthwise(s);
+      case Word::kPool:
+        return pool(s);
+      case Word::kMean:
+        return mean(s);
+      case Word::kFlatten:
+        return flatten(s);
+      case Word::kCat:
+        return cat(s);
+      case Word::kScale:
+        return scale(s);
+      case Word::kAdd:
+        return with_residual(at(s.x), s.y);
+      case Word::kOutput:
+        break;
+    }
+    return {};
+  }
+
+  Shape input(const Step& s) {
+    if (used_ == inputs_.size()) refuse("inputs", "a tensor for every input", number(used_));
+    const Sizes& sizes = inputs_[used_++];
+    const int64_t rank = static_cast<int64_t>(sizes.size());
+    Shape shape;
+    shape.tokens = s.tokens;
+    shape.channels = s.channels;
+    const int64_t place = s.tokens ? rank - 1 : 1;
+    if (rank < 1 || (!s.tokens && rank != s.dims + 2))
+      refuse("inputs", number(s.dims + 2) + "-dimensional", number(rank) + " dimensions");
+    if (sizes[place] != s.channels)
+      refuse("inputs", "of " + number(s.channels) + " features or channels", number(sizes[place]));
+    shape.images = 1;
+    if (s.tokens) {
+      shape.lead.assign(sizes.begin(), sizes.end() - 1);
+      for (int64_t n : shape.lead) shape.images *= n;
+    } else {
+      shape.images = sizes[0];
+      for (int64_t d = 0; d < s.dims; ++d) shape.size[3 - s.dims + d] = sizes[2 + d];
+    }
+    return shape;
+  }
+
+  Shape windowed(const Step& s, const Shape& x, int64_t channels) const {
+    Shape y = x;
+    y.channels = channels;
+    for (int d = 0; d < 3; ++d) {
+      const Window& w = s.window;
+      const int64_t reach = w.dilation[d] * (w.kernel[d] - 1) + 1;
+      if (x.size[d] + w.before[d] + w.after[d] < reach)
+        refuse("inputs", "as large as the dilated kernel",
+               number(x.size[d] + w.before[d] + w.after[d]) + " of " + number(reach));
+      y.size[d] = w.out(d, x.size[d]);
+    }
+    return y;
+  }
+
+  Shape csr(const Step& s) {
+    const Shape& x = at(s.x);
+    if (x.channels * s.window.taps() != s.cols * s.groups || s.rows % s.groups)
+      refuse("inputs", "of " + number(s.cols * s.groups / s.window.taps()) + " channels",
+             number(x.channels));
+    if (!x.tokens) return with_residual(windowed(s, x, s.rows), s.y);
+    Shape y = x;
+    y.channels = s.rows;
+    return with_residual(y, s.y);
+  }
+  Shape depthwise(const Step& s) {
+    const Shape& x = image(s.x);
+    if (x.channels != s.channels)
+      refuse("inputs", "of " + number(s.channels) + " channels", number(x.channels));
+    return with_residual(windowed(s, x, s.channels * s.multiplier), s.y);
+  }
+  Shape pool(const Step& s) {
+    const Shape& x = image(s.x);
+    Shape y = windowed(s, x, x.channels);
+    const Window& w = s.window;
+    for (int d = 0; s.ceil && d < 3; ++d) {
+      const int64_t span =
+          x.size[d] + w.before[d] + w.after[d] - w.dilation[d] * (w.kernel[d] - 1) - 1;
+      y.size[d] = (span + w.stride[d] - 1) / w.stride[d] + 1;
+      // As torch: the last window must begin inside the image or its left padding.
+      if ((y.size[d] - 1) * w.stride[d] >= x.size[d] + w.before[d]) --y.size[d];
+    }
+    return y;
+  }
+  Shape mean(const Step& s) {
+    Shape y = image(s.x);
+    y.size[0] = y.size[1] = y.size[2] = 1;
+    return y;
+  }
+  Shape flatten(const Step& s) {
+    const Shape& x = image(s.x);
+    Shape y;
+    y.tokens = true;
+    y.images = x.images;
+    y.channels = x.channels * x.size[0] * x.size[1] * x.size[2];
+    y.lead = {x.images};
+    return y;
+  }
+  Shape cat(const Step& s) {
+    Shape y = image(s.x);
+    const Shape& other = image(s.y);
+    check_same(y, other, other.channels);
+    y.channels += other.channels;
+    return y;
+  }
+  Shape scale(const Step& s) {
+    const Shape &x = image(s.x), &by = image(s.y);
+    if (by.images != x.images || by.channels != x.channels ||
+        by.size[0] * by.size[1] * by.size[2] != 1)
+      refuse("inputs", "of sizes that scale channels", "others");
+    return x;
+  }
+
+  Shape with_residual(Shape y, int64_t residual) const {
+    if (residual >= 0) check_same(y, at(residual), y.channels);
+    return y;
+  }
+  static void check_same(const Shape& a, const Shape& b, int64_t channels) {
+    if (a.tokens != b.tokens || a.images != b.images || b.channels != channels ||
+        a.size[0] != b.size[0] || a.size[1] != b.size[1] || a.size[2] != b.size[2])
+      refuse("inputs", "of sizes that add up", "others");
+  }
+
+  const std::vector<Sizes>& inputs_;
+  size_t used_ = 0;
+};
+
+}  // namespace
+
+std::vector<Value> infer(const std::vector<Step>& steps, const std::vector<Sizes>& inputs) {
+  return Inference(steps, inputs).values;
+}
+
+}  // namespace sparseprune

@@ -1,0 +1,10 @@
+// The shape of every value of a program, checked.
+#pragma once
+#include "program/plan.h"
+
+namespace sparseprune {
+
+// Throws std::invalid_argument where inputs do not fit the steps.
+std::vector<Value> infer(const std::vector<Step>& steps, const std::vector<Sizes>& inputs);
+
+}  // namespace sparseprune

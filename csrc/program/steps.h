@@ -1,0 +1,43 @@
+// A program as its text says it: sparseprune/program/steps.py has the same steps, with words.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "formats/activation.h"
+#include "kernels/cpu/planes.h"
+
+namespace sparseprune {
+
+// Per dimension: depth, height, width.
+struct Window {
+  int64_t kernel[3], stride[3], before[3], after[3], dilation[3];
+  PadMode mode;
+
+  int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  int64_t out(int dim, int64_t size) const {
+    return (size + before[dim] + after[dim] - dilation[dim] * (kernel[dim] - 1) - 1) / stride[dim] +
+           1;
+  }
+};
+
+enum class Word { kInput, kCsr, kDepthwise, kPool, kMean, kAdd, kScale, kCat, kFlatten, kOutput };
+
+// One line; a step uses the fields that its word has in steps.py.
+struct Step {
+  Word word;
+  int64_t out = -1, x = -1;
+  int64_t y = -1;       // the second value: residual, by, y
+  int64_t tensors = 0;  // index of its first tensor
+  int64_t rows = 0, cols = 0, block = 0, groups = 1, has_bias = 0;
+  int64_t channels = 0, multiplier = 1, dims = 2;
+  bool tokens = false;  // of an input
+  bool average = false, ceil = false, count_padding = false;
+  Window window{};
+  Activation activation{};
+};
+
+// Throws std::invalid_argument with the line that is no step.
+std::vector<Step> parse_program(const std::string& text);
+
+}  // namespace sparseprune
