@@ -107,6 +107,8 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
   const int64_t group_floats = s.cols / n_taps * phases * x.plane;
+  // Sums are kept apart until they are stored, so they may replace the residual.
+  if (!direct_sums && s.y != source) value(s.out).over = s.y;
   const Plan* plan = plan_.get();
   work(y.images * tiling.tasks(), {source, s.y}, s.out,
        [=, step = s, lives = live(y), offsets = std::move(offsets)](const Call& call, int64_t i) {

@@ -124,7 +124,9 @@ void Builder::mean(const Step& s) {
 
 // Also the last part of a csr step over few tokens, where out is x.
 void Builder::add(const Step& s) {
-  const Value& v = value(s.out);
+  Value& v = value(s.out);
+  const Planes &before = value(s.x).planes, &after = v.planes;
+  if (s.out != s.x && before.lead == after.lead && before.plane == after.plane) v.over = s.x;
   const bool flat = v.shape.tokens;  // tokens have no padding: one stream
   const Planes y = v.planes;
   const int64_t planes = flat ? 1 : y.images * y.channels, n = flat ? 1 : parts(planes);

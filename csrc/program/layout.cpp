@@ -100,6 +100,12 @@ int64_t place(std::vector<Value>& values) {
     std::erase_if(alive, [&](const Value* v) { return v->last < value->first; });
     std::sort(alive.begin(), alive.end(),
               [](const Value* a, const Value* b) { return a->buffer < b->buffer; });
+    if (value->over >= 0 && values[value->over].last == value->first) {
+      value->buffer = values[value->over].buffer;
+      std::erase(alive, &values[value->over]);
+      alive.push_back(value);
+      continue;
+    }
     int64_t at = 0;  // the first gap that is large enough
     for (const Value* other : alive) {
       if (at + value->floats() <= other->buffer) break;
