@@ -26,5 +26,6 @@ static const void* choose(const char* stem) {
 
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
+const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }
 
 }  // namespace sparseprune

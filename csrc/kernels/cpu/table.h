@@ -5,6 +5,7 @@
 #include "kernels/cpu/csr.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/planes.h"
 
 namespace sparseprune {
 
@@ -20,5 +21,6 @@ const std::vector<KernelRow>& kernel_table();
 // The first row of the table that current_isa() allows.
 const CsrKernels& csr_kernels();
 const PanelKernels& panel_kernels();
+const PlaneKernels& plane_kernels();
 
 }  // namespace sparseprune

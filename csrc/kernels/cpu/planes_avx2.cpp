@@ -1,0 +1,63 @@
+// Kernels over planes for AVX2 and FMA: 8 floats a vector, masked edges.
+#include <immintrin.h>
+
+#include "kernels/cpu/planes.h"
+
+namespace {
+
+constexpr int kWidth = 8, kVectors = 8;
+using Vec = __m256;
+
+// low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
+inline Vec limit(Vec v, Vec low, Vec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
+
+// The larger; NaN where one is NaN: all bits set are a NaN.
+inline Vec larger(Vec a, Vec b) {
+  return _mm256_or_ps(_mm256_max_ps(a, b), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+
+// v * 2^n for whole n in [-252, 254], in two steps: 2^n itself may be no float.
+inline Vec scaled(Vec v, Vec n) {
+  const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+  const __m256i one = _mm256_set1_epi32(127);
+  const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, one), 23);
+  const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), one), 23);
+  return _mm256_mul_ps(_mm256_mul_ps(v, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
+}
+
+inline __m256i first(int64_t count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
+}
+
+// p[0..count), then lanes of rest; 0 <= count <= kWidth. Nothing else is touched.
+inline Vec load_part(const float* p, int64_t count, Vec rest) {
+  const __m256i live = first(count);
+  return _mm256_blendv_ps(rest, _mm256_maskload_ps(p, live), _mm256_castsi256_ps(live));
+}
+inline void store_part(float* p, Vec v, int64_t count) { _mm256_maskstore_ps(p, first(count), v); }
+
+// v, loaded once: compilers would rather load it again for each of two permutations.
+inline Vec kept(Vec v) {
+  asm("" : "+x"(v));
+  return v;
+}
+
+// Every other lane of a from kA on, then every other lane of b from kB on.
+template <int kA, int kB>
+inline Vec every_other(Vec a, Vec b) {
+  const __m256 pairs = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(kB + 2, kB, kA + 2, kA));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), _MM_SHUFFLE(3, 1, 2, 0)));
+}
+
+#include "kernels/cpu/planes_activations.inc"
+#include "kernels/cpu/planes_body.inc"
+#include "kernels/cpu/planes_pool.inc"
+
+}  // namespace
+
+namespace sparseprune {
+extern const PlaneKernels planes_avx2;
+const PlaneKernels planes_avx2 = {finish, depthwise, depthwise_row2, every,
+                                  pool,   sum,       scale,          pack_streams};
+}  // namespace sparseprune

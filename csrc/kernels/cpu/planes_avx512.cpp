@@ -1,0 +1,57 @@
+// Kernels over planes for AVX-512: 16 floats a vector, masked edges.
+#include <immintrin.h>
+
+#include "kernels/cpu/planes.h"
+
+namespace {
+
+constexpr int kWidth = 16, kVectors = 8;
+using Vec = __m512;
+
+// low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
+inline Vec limit(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
+
+// The larger; NaN where one is NaN.
+inline Vec larger(Vec a, Vec b) {
+  return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
+}
+
+// v * 2^n for whole n
+inline Vec scaled(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
+
+inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+// p[0..count), then lanes of rest; 0 <= count <= kWidth. Nothing else is touched.
+inline Vec load_part(const float* p, int64_t count, Vec rest) {
+  return _mm512_mask_loadu_ps(rest, first(count), p);
+}
+inline void store_part(float* p, Vec v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first(count), v);
+}
+
+// v, loaded once: compilers would rather load it again for each of two permutations.
+inline Vec kept(Vec v) {
+  asm("" : "+v"(v));
+  return v;
+}
+
+// Every other lane of a from kA on, then every other lane of b from kB on.
+template <int kA, int kB>
+inline Vec every_other(Vec a, Vec b) {
+  const __m512i index =
+      _mm512_setr_epi32(kA, kA + 2, kA + 4, kA + 6, kA + 8, kA + 10, kA + 12, kA + 14, kB + 16,
+                        kB + 18, kB + 20, kB + 22, kB + 24, kB + 26, kB + 28, kB + 30);
+  return _mm512_permutex2var_ps(a, index, b);
+}
+
+#include "kernels/cpu/planes_activations.inc"
+#include "kernels/cpu/planes_body.inc"
+#include "kernels/cpu/planes_pool.inc"
+
+}  // namespace
+
+namespace sparseprune {
+extern const PlaneKernels planes_avx512;
+const PlaneKernels planes_avx512 = {finish, depthwise, depthwise_row2, every,
+                                    pool,   sum,       scale,          pack_streams};
+}  // namespace sparseprune
