@@ -73,10 +73,11 @@ sanitize: $(READY)
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/test_kernels
 
-# Where the time of one csr tile goes, per layout and instruction set (docs/kernels.md).
+# Where the time goes, per instruction set (docs/kernels.md): one csr tile, and kernels over planes.
 phases: $(READY)
 	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
 	build/native/phases | tee phases.csv
+	build/native/planes | tee planes.csv
 
 clean:
 	rm -rf $(VENV) build demo-out sparseprune/*.so *.egg-info

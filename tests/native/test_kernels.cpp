@@ -4,27 +4,22 @@
 #include <signal.h>
 
 #include <atomic>
-#include <cmath>
 #include <functional>
 #include <limits>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
-#include "guarded.h"
+#include "check.h"
 #include "kernels/cpu/csr_layers.h"
 #include "program/conv.h"
 #include "kernels/cpu/table.h"
-#include "pack.h"
 
 using namespace sparseprune;
 
 namespace {
 
-char running[512];  // what a fault was doing
 struct sigaction fault_before;
-int failures = 0, checked = 0;
 
 void report_fault(int) {
   for (const char* text : {"FAULT in ", static_cast<const char*>(running), "\n"}) {
@@ -32,13 +27,6 @@ void report_fault(int) {
     (void)written;
   }
   sigaction(SIGSEGV, &fault_before, nullptr);  // the access faults again, now for good
-}
-
-void expect(bool holds, const std::string& what) {
-  ++checked;
-  if (holds) return;
-  ++failures;
-  std::fprintf(stderr, "FAILED %s: %s\n", running, what.c_str());
 }
 
 Threads real_threads(int64_t count) {
@@ -52,49 +40,6 @@ Threads real_threads(int64_t count) {
             work();
             for (std::thread& other : others) other.join();
           }};
-}
-
-class Random {
- public:
-  explicit Random(uint32_t seed) : engine_(seed) {}
-  int64_t integer(int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
-  }
-  double share() { return std::uniform_real_distribution<double>(0, 1)(engine_); }
-  float normal() { return std::normal_distribution<float>()(engine_); }
-  int64_t pick(std::initializer_list<int64_t> values) {
-    return values.begin()[integer(0, static_cast<int64_t>(values.size()) - 1)];
-  }
-  std::vector<float> normals(int64_t count) {
-    std::vector<float> v(static_cast<size_t>(count));
-    for (float& value : v) value = normal();
-    return v;
-  }
-  Dense dense(int64_t rows, int64_t cols) {
-    const double density = static_cast<double>(pick({0, 2, 10, 30, 60, 100})) / 100;
-    Dense w{rows, cols, normals(rows * cols)};
-    for (float& value : w.weights)
-      if (share() >= density) value = 0.f;
-    return w;
-  }
-
- private:
-  std::mt19937 engine_;
-};
-
-struct Expected {
-  std::vector<double> y, scale;  // scale: the sum of magnitudes, which bounds rounding
-};
-
-void compare(const Guarded<float>& y, const Expected& expected) {
-  expect(y.surroundings_intact(), "wrote outside y");
-  for (size_t i = 0; i < expected.y.size(); ++i) {
-    const double error = std::abs(y[i] - expected.y[i]);
-    if (error <= 3e-6 * expected.scale[i] + 1e-7) continue;
-    return expect(false, "y[" + std::to_string(i) + "] = " + std::to_string(y[i]) + ", not " +
-                             std::to_string(expected.y[i]));
-  }
-  expect(true, "");
 }
 
 // Calls run(weight) with the packed weight between guard pages, in all three layouts.
@@ -327,6 +272,7 @@ int main(int argc, char** argv) {
     const int before = checked;
     check_linears(count, random);
     check_convs(count, random);
+    check_planes(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);
   }
   std::printf("%d of %d checks failed\n", failures, checked);

@@ -37,6 +37,12 @@ inline Vec load_part(const float* p, int64_t count, Vec rest) {
 }
 inline void store_part(float* p, Vec v, int64_t count) { _mm256_maskstore_ps(p, first(count), v); }
 
+// v, loaded once: compilers would rather load it again for each of two permutations.
+inline Vec kept(Vec v) {
+  asm("" : "+x"(v));
+  return v;
+}
+
 // Every other lane of a from kA on, then every other lane of b from kB on.
 template <int kA, int kB>
 inline Vec every_other(Vec a, Vec b) {

@@ -34,6 +34,8 @@ inline void store_part(float* p, Vec v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
+inline Vec kept(Vec v) { return v; }
+
 // Every other lane of a from kA on, then every other lane of b from kB on.
 template <int kA, int kB>
 inline Vec every_other(Vec a, Vec b) {

@@ -1,0 +1,169 @@
+// Kernels over planes: nanoseconds and cycles for 16 outputs, one thread, best of many, data in L1
+// or L2, beside the cycles that the load and store ports need at least with AVX-512.
+//   planes > benchmarks/results/planes-<cpu>.csv
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/table.h"
+
+using namespace sparseprune;
+
+namespace {
+
+template <typename F>
+double best_ns(const F& run) {
+  double best = 1e30;
+  for (int i = 0; i < 400; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int j = 0; j < 16; ++j) run();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    best = std::min(best, taken.count() * 1e9 / 16);
+  }
+  return best;
+}
+
+// A chain of additions takes a cycle each.
+double cycles_per_ns() {
+  constexpr int kSteps = 20000;
+  const double ns = best_ns([] {
+    uint64_t v = 1;
+    for (int i = 0; i < kSteps; ++i) asm volatile("" : "+r"(v += 3));
+  });
+  return kSteps / ns;
+}
+
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+constexpr int64_t kFloats = 1 << 18;
+
+// `shift` lines behind a page: a load waits for an older store to the same place of another page.
+template <typename T>
+T* aligned(int64_t shift) {
+  const size_t bytes = kFloats * sizeof(T) + 4096;
+  T* p = static_cast<T*>(std::aligned_alloc(4096, bytes)) + shift * 16;
+  for (int64_t i = 0; i < kFloats; ++i) p[i] = static_cast<T>(i % 61) / 10 - 3;
+  return p;
+}
+
+float *const x = aligned<float>(0), *const y = aligned<float>(24), *const more = aligned<float>(44);
+int32_t* const live = aligned<int32_t>(12);
+double frequency;
+
+// bound: cycles for 16 outputs. A load that crosses a cache line counts as two halves of a cycle,
+// one that does not as one half, a store as one cycle.
+template <typename F>
+void time(const char* kernel, const char* shape, double outputs, double bound, const F& run) {
+  const double ns = best_ns(run) / (outputs / 16);
+  std::printf("\"%s\",%s,%s,%s,%.2f,%.1f,%.1f\n", cpu_name().c_str(), isa_name(current_isa()),
+              kernel, shape, ns, ns * frequency, bound);
+}
+
+std::vector<int32_t> window(int64_t side, int64_t row) {
+  std::vector<int32_t> offsets;
+  for (int64_t i = 0; i < side; ++i)
+    for (int64_t j = 0; j < side; ++j) offsets.push_back(static_cast<int32_t>(i * row + j));
+  return offsets;
+}
+
+const Activation kRelu6{Activation::kClamp, {0, 6}};
+
+void time_finish(const PlaneKernels& k) {
+  const auto run = [&](const Activation& a, const float* residual) {
+    return [&k, a, residual] { k.finish(x, 64, residual, live, 64, 32, a, y, 64); };
+  };
+  time("finish clamp", "64x32", 64 * 32, 1, run(kRelu6, nullptr));
+  time("finish clamp residual", "64x32", 64 * 32, 1.5, run(kRelu6, more));
+  const char* names[] = {"clamp",     "leaky",       "silu",    "gelu", "gelu_tanh",
+                         "hardswish", "hardsigmoid", "sigmoid", "tanh"};
+  for (int kind = Activation::kLeaky; kind <= Activation::kTanh; ++kind) {
+    const Activation a{static_cast<Activation::Kind>(kind), {.1f, 0}};
+    time((std::string("finish ") + names[kind]).c_str(), "64x32", 64 * 32, 1, run(a, nullptr));
+  }
+  time("scale clamp", "816", 816, 1, [&] { k.scale(x, .5f, live, 816, kRelu6, y); });
+}
+
+void time_depthwise(const PlaneKernels& k) {
+  for (const int64_t side : {3, 5}) {
+    const auto taps = static_cast<double>(side * side);
+    const std::string n = std::to_string(side * side);
+    const std::vector<int32_t> at = window(side, 29);
+    time(("depthwise " + n).c_str(), "28x28", 816, taps + .5,
+         [&] { k.depthwise(x, at.data(), more, side * side, .1f, nullptr, live, 816, kRelu6, y); });
+    for (const int64_t width : {56, 28, 14}) {
+      const std::vector<int32_t> taps2 = window(side, 2 * width + 1);
+      const double loads = static_cast<double>(side * (side + 1));
+      const std::string shape = std::to_string(width) + "x8 of stride 2";
+      time(("depthwise_row2 " + n).c_str(), shape.c_str(), static_cast<double>(width * 8), loads,
+           [&] {
+             for (int64_t row = 0; row < 8; ++row)
+               k.depthwise_row2(x + 2 * row * (2 * width + 1), taps2.data(), more, side * side, .1f,
+                                nullptr, width, kRelu6, y + row * width);
+           });
+    }
+  }
+}
+
+void time_pool(const PlaneKernels& k) {
+  for (const bool average : {false, true})
+    for (const int64_t stride : {1, 2})
+      for (const int64_t size : {112, 56, 28}) {
+        Planes from, to;
+        from.height = from.width = size, from.row = size + 1;
+        to.height = to.width = to.row = size / stride;
+        const PoolWindow w{{1, 3, 3}, {1, stride, stride},    {0, 1, 1}, {1, 1, 1}, average,
+                           true,      {1, size + 2, size + 2}};
+        const std::string name =
+            (average ? "pool average s" : "pool max s") + std::to_string(stride);
+        const std::string shape = std::to_string(size) + "x" + std::to_string(size);
+        // rows: three loads and a store for a vector of x; columns: three loads, or four for pairs
+        const double bound = stride == 1 ? 3. + 2.5 : 2 * 3. + 3.5;
+        time(name.c_str(), shape.c_str(), static_cast<double>(to.height * to.width), bound,
+             [&] { k.pool(x, from, w, to, y, more); });
+      }
+}
+
+void time_copies(const PlaneKernels& k) {
+  std::vector<int32_t> at;
+  for (int32_t c = 0; c < 128; ++c) at.push_back(c / 9 * 841 % 6000 + c % 9 / 3 * 29 + c % 3);
+  for (const int64_t lanes : {64, 32, 16})
+    for (const int64_t cols : {64, 128}) {
+      const std::string shape = std::to_string(lanes) + "x" + std::to_string(cols);
+      time("pack_streams", shape.c_str(), static_cast<double>(lanes * cols), 1,
+           [&] { k.pack_streams(x, at.data(), cols, y, lanes); });
+    }
+  time("every 2", "1568", 1568, 1.75, [&] { k.every(x, 2, 1568, y); });
+  volatile float sum = 0;
+  time("sum", "3136", 3136, .5, [&] { sum = k.sum(x, 3136); });
+}
+
+}  // namespace
+
+int main() {
+  std::fill_n(live, kFloats, -1);
+  frequency = cycles_per_ns();
+  std::fprintf(stderr, "%.2f GHz\n", frequency);
+  std::puts("cpu,isa,kernel,shape,ns,cycles,bound");
+  for (const char* isa : {"avx512", "avx2", "scalar"}) {
+    try {
+      force_isa(isa);
+    } catch (const std::exception&) {
+      continue;  // not on this CPU
+    }
+    const PlaneKernels& k = plane_kernels();
+    time_finish(k);
+    time_depthwise(k);
+    time_pool(k);
+    time_copies(k);
+  }
+}

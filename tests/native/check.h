@@ -1,0 +1,67 @@
+// What every file of native tests shares: expectations, random problems, comparisons.
+#pragma once
+#include <cmath>
+#include <initializer_list>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "guarded.h"
+#include "pack.h"
+
+inline char running[512];  // what a fault was doing
+inline int failures = 0, checked = 0;
+
+inline void expect(bool holds, const std::string& what) {
+  ++checked;
+  if (holds) return;
+  ++failures;
+  std::fprintf(stderr, "FAILED %s: %s\n", running, what.c_str());
+}
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  int64_t integer(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+  }
+  double share() { return std::uniform_real_distribution<double>(0, 1)(engine_); }
+  float normal() { return std::normal_distribution<float>()(engine_); }
+  int64_t pick(std::initializer_list<int64_t> values) {
+    return values.begin()[integer(0, static_cast<int64_t>(values.size()) - 1)];
+  }
+  std::vector<float> normals(int64_t count) {
+    std::vector<float> v(static_cast<size_t>(count));
+    for (float& value : v) value = normal();
+    return v;
+  }
+  Dense dense(int64_t rows, int64_t cols) {
+    const double density = static_cast<double>(pick({0, 2, 10, 30, 60, 100})) / 100;
+    Dense w{rows, cols, normals(rows * cols)};
+    for (float& value : w.weights)
+      if (share() >= density) value = 0.f;
+    return w;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+struct Expected {
+  std::vector<double> y, scale;  // scale: the sum of magnitudes, which bounds rounding
+};
+
+inline void compare(const Guarded<float>& y, const Expected& expected) {
+  expect(y.surroundings_intact(), "wrote outside y");
+  for (size_t i = 0; i < expected.y.size(); ++i) {
+    const double error = std::abs(y[i] - expected.y[i]);
+    if (error <= 3e-6 * expected.scale[i] + 1e-7) continue;
+    return expect(false, "y[" + std::to_string(i) + "] = " + std::to_string(y[i]) + ", not " +
+                             std::to_string(expected.y[i]));
+  }
+  expect(true, "");
+}
+
+// Every kernel over planes, for the current instruction set (test_planes.cpp, test_pool.cpp).
+void check_planes(int64_t count, Random& random);
+void check_pools(int64_t count, Random& random);
