@@ -1,7 +1,8 @@
 # make demo    the main job, end to end          make test    all fast tests
 # make slow    slow tests as well                make lint    formatting, lint, types
 # make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
-# make phases  where a kernel's time goes        make clean   remove what these made
+# make phases  where a kernel's time goes        make peers   beside other runtimes
+# make clean   remove what these made
 # Each sets up what it needs in $(VENV) first.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 
 NATIVE_BUILD := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S tests/native
 
-.PHONY: setup demo test slow bench lint format sanitize phases clean
+.PHONY: setup demo test slow bench lint format sanitize phases peers deepsparse clean
 
 setup: $(READY)
 
@@ -79,5 +80,29 @@ phases: $(READY)
 	build/native/phases | tee phases.csv
 	build/native/planes | tee planes.csv
 
+# sparseprune beside other runtimes (benchmarks/peers), e.g. make peers PEERS="--cases resnet".
+PEERS ?=
+DEEPSPARSE := build/deepsparse
+DEEPSPARSE_PYTHONS ?= python3.11 python3.10 python3.9 python3.8 $(PYTHON)
+
+$(VENV)/.peers: $(READY) $(CONSTRAINTS)
+	$(PIP) install -q $(PIN) onnx onnxruntime openvino
+	@touch $@
+
+peers: $(VENV)/.peers deepsparse
+	$(BIN)/python -m benchmarks.peers $(PEERS)
+
+# DeepSparse has wheels for Python 3.8 to 3.11 and needs an old NumPy; without it the rest goes on.
+deepsparse:
+	@test -e $(DEEPSPARSE)/.ready || { for python in $(DEEPSPARSE_PYTHONS); do \
+	    $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 12))' \
+	        2>/dev/null || continue; \
+	    echo "== setting up $(DEEPSPARSE) with $$python"; \
+	    $$python -m venv --clear $(DEEPSPARSE) && $(DEEPSPARSE)/bin/python -m pip install -q \
+	        --only-binary=deepsparse deepsparse==1.8.0 "numpy<2" && touch $(DEEPSPARSE)/.ready; \
+	    break; \
+	  done; test -e $(DEEPSPARSE)/.ready || echo "== DeepSparse is left out: no Python 3.8 to" \
+	    "3.11 with venv among $(DEEPSPARSE_PYTHONS), or its wheel does not install"; }
+
 clean:
-	rm -rf $(VENV) build demo-out sparseprune/*.so *.egg-info
+	rm -rf $(VENV) build demo-out peers-out sparseprune/*.so *.egg-info

@@ -1,0 +1,174 @@
+"""The comparison with other runtimes on a tiny network: files, ratios, refusals."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("matplotlib")
+sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks is not installed
+
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import runtimes, timing
+from benchmarks.peers.cases import CASES, Case, prune_at_random
+from benchmarks.peers.measure import check, measure
+from benchmarks.peers.prepared import InProcess, Prepared
+from benchmarks.peers.problem import Problem
+from benchmarks.peers.worker import burst
+from sparseprune import zoo
+
+TINY = Case("tiny MLP", lambda: zoo.build("mlp", width=64, depth=2), (4, 64))
+QUICK = ("--seconds", "0", "--pause", "0", "--sparsity", "0.5", "0.9", "--threads", "1")
+FEW = ("--no-deepsparse", "--without", "torch compile")
+
+
+class Wrong(runtimes.Peer):
+    """Gives another output than the network's."""
+
+    name, package = "wrong", "torch"
+
+    def prepare(self, problem: Problem, threads: int) -> Prepared:
+        """One output is off."""
+        wrong = problem.expected.clone()
+        wrong[0, 0] += 0.01 * wrong.abs().max()
+        return InProcess(lambda: wrong)
+
+
+class Broken(runtimes.Peer):
+    """Does not load."""
+
+    name, package = "broken", "torch"
+
+    def prepare(self, problem: Problem, threads: int) -> Prepared:
+        """Raises."""
+        raise OSError("no such engine")
+
+
+def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert peers.main([*QUICK, *FEW, "--out", str(tmp_path)], [TINY]) == 0
+    with (tmp_path / "peers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sparsity"] for row in rows] == ["0.5"] * 5 + ["0.9"] * 5
+    timed = [row for row in rows if row["ms"]]
+    assert {"sparseprune", "torch eager"} <= {row["runtime"] for row in timed}
+    for row in timed:
+        assert (
+            float(row["min_ms"]) <= float(row["q1_ms"]) <= float(row["ms"]) <= float(row["q3_ms"])
+        )
+        ratio = float(row["best_dense_ms"]) / float(row["ms"])
+        assert float(row["speedup"]) == pytest.approx(ratio, rel=0.01)
+        assert float(row["difference"]) < (0.3 if "bf16" in row["runtime"] else 1e-4)
+        assert row["torch"] == torch.__version__ and row["threads"] == "1"
+        assert all(row[key] for key in ("case", "cpu", "isa", "date", "sparseprune", "best_dense"))
+    assert all(row["note"] for row in rows if not row["ms"])
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+    assert "tiny MLP" in capsys.readouterr().out
+
+
+def test_every_dense_runtime_agrees(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    here = {name for module, name in names.items() if importlib.util.find_spec(module)}
+    if not here:
+        pytest.skip("neither onnxruntime nor openvino is installed")
+    found = [peer for peer in runtimes.PEERS if peer.name in here]
+    conv = Case("conv", lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)), (2, 8, 9, 9))
+    for row in measure(conv, 0.5, found, threads=1, seconds=0, pause_s=0):
+        assert not row.note and row.times is not None
+
+
+def test_a_wrong_output_is_refused_and_a_broken_runtime_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "PEERS", (runtimes.TorchEager(), Wrong(), Broken()))
+    assert peers.main([*QUICK, "--out", str(tmp_path)], [TINY]) == 1
+    with (tmp_path / "peers.csv").open(newline="") as file:
+        rows = {row["runtime"]: row for row in csv.DictReader(file)}
+    assert rows["torch eager"]["ms"] and rows["torch eager"]["best_dense"] == "torch eager"
+    assert not rows["wrong"]["ms"] and "differs by 1.0e-02" in rows["wrong"]["note"]
+    assert not rows["broken"]["ms"] and "no such engine" in rows["broken"]["note"]
+    assert "refused" in capsys.readouterr().out
+
+
+def test_nan_and_another_shape_are_wrong() -> None:
+    expected = torch.ones(2, 3)
+    peer = runtimes.TorchEager()
+    assert check(peer, expected.clone(), expected) == (0.0, "")
+    assert "refused" in check(peer, torch.full((2, 3), float("nan")), expected)[1]
+    assert "shape (3, 2)" in check(peer, torch.ones(3, 2), expected)[1]
+
+
+def test_a_missing_runtime_is_a_note(tmp_path: Path) -> None:
+    peer = runtimes.DeepSparse(tmp_path / "python")
+    (row,) = measure(TINY, 0.5, [peer], threads=1, seconds=0)
+    assert row.times is None and row.speedup is None and "not installed" in row.note
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9])
+def test_masks_are_equal_shares_the_same_every_time(sparsity: float) -> None:
+    (model, x), (again, x_again) = TINY.pruned(sparsity), TINY.pruned(sparsity)
+    assert torch.equal(x, x_again) and torch.equal(model(x), again(x))
+    for layer in (model[0], model[2]):  # type: ignore[index]
+        assert int((layer.weight == 0).sum()) == round(sparsity * 64 * 64)
+
+
+def test_stem_classifier_and_depthwise_stay_dense() -> None:
+    model = zoo.build("mobilenet_v1")
+    prune_at_random(model, 0.9)
+    shares = {
+        name: float((module.weight == 0).float().mean())
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
+    pointwise = {n for n, m in model.named_modules() if getattr(m, "kernel_size", 0) == (1, 1)}
+    assert {name for name, share in shares.items() if share} == pointwise
+    assert all(shares[name] == pytest.approx(0.9, abs=1e-3) for name in pointwise)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--cases", "nothing"), "part of a title"),
+        (("--without", "nobody"), "names of runtimes"),
+        (("--sparsity", "90"), "[0, 1)"),
+    ],
+)
+def test_bad_arguments_are_named(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert peers.main(arguments, [TINY]) == 2
+    assert said in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_list_shows_cases_and_runtimes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert peers.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(case.title in shown for case in CASES)
+    assert all(peer.name in shown for peer in runtimes.PEERS)
+
+
+def test_burst_counts_calls_after_the_first() -> None:
+    calls: list[None] = []
+    assert len(burst(lambda: calls.append(None), 0, 0)) == 2 and len(calls) == 3
+
+
+def test_silence_waits_for_spinning_threads() -> None:
+    end = time.perf_counter() + 0.2
+
+    def spin() -> None:
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    timing.fall_silent(0.02)
+    assert time.perf_counter() >= end
+    thread.join()
