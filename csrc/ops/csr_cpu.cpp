@@ -4,18 +4,10 @@
 #include "kernels/cpu/csr_layers.h"
 #include "kernels/cpu/isa.h"
 #include "ops/csr_args.h"
+#include "ops/torch_threads.h"
 
 namespace sparseprune {
 namespace {
-
-Threads torch_threads() {
-  return {torch::stable::get_num_threads(),
-          [](int64_t n, const std::function<void(int64_t)>& task) {
-            torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) task(i);
-            });
-          }};
-}
 
 Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               const Tensor& counts, const Tensor& starts, const std::optional<Tensor>& bias,
