@@ -39,13 +39,19 @@ class Backend:
     device: str
     missing: str | None
 
-    def refuses(self, device: torch.device) -> str | None:
-        """Why it cannot serve this device, or None."""
+    def refuses(self, device: torch.device, stem: str | None = None) -> str | None:
+        """Why it cannot serve this device, or weights of that format on it; None if it can."""
         if self.missing:
             return self.missing
         if self.device not in ("any", device.type):
             return f"serves {self.device}, the layer is on {device.type}"
-        return None
+        return None if stem is None else self.lacks(stem)
+
+    def lacks(self, stem: str) -> str | None:
+        """That no kernels of a format are compiled for its device, or None."""
+        if self.device == "any" or has_kernel(f"{self.namespace}::{stem}_linear", self.device):
+            return None
+        return f"has no {stem} kernels"
 
 
 def _load_native() -> tuple[ModuleType | None, str | None]:
@@ -78,6 +84,11 @@ def _load_cuda() -> str | None:
     )
 
 
+def has_kernel(op: str, device: str) -> bool:
+    """Whether compiled code registered a kernel of this op for the device type."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op, device.upper())
+
+
 native, native_missing = _load_native()
 """The module of CPU features, or None and why."""
 _cpu_library, _cpu_missing = _load_ops("cpu")
@@ -92,8 +103,13 @@ _forced: Backend | None = None
 _told = False
 
 
-def choose(device: torch.device, wanted: str = "auto") -> Backend:
+def choose(device: torch.device, wanted: str = "auto", stem: str | None = None) -> Backend:
     """The first backend that does not refuse the device; falling to the reference is said once.
+
+    Args:
+        device: where the layer is.
+        wanted: "auto", or the name of one.
+        stem: of the layer's format, for which a backend may lack kernels.
 
     Raises:
         ValueError: unknown backend, or the wanted one refuses.
@@ -103,29 +119,31 @@ def choose(device: torch.device, wanted: str = "auto") -> Backend:
         if wanted not in known:
             raise bad("convert", "backend", f"one of auto, {', '.join(known)}", repr(wanted),
                       suggest(wanted, ["auto", *known]))  # fmt: skip
-        reason = known[wanted].refuses(device)
+        reason = known[wanted].refuses(device, stem)
         if reason:
             raise bad("convert", "backend", f"one that serves {device}", repr(wanted), reason)
         return known[wanted]
     if _forced is not None:
         return _forced
-    chosen = next(b for b in BACKENDS if b.refuses(device) is None)
+    chosen = next(b for b in BACKENDS if b.refuses(device, stem) is None)
     if chosen is REFERENCE:
-        _tell(device)
+        _tell(device, stem)
     return chosen
 
 
-def serves(wanted: str, device: torch.device) -> bool:
-    """Whether :func:`choose` would take this name for this device."""
-    return wanted == "auto" or any(b.name == wanted and not b.refuses(device) for b in BACKENDS)
+def serves(wanted: str, device: torch.device, stem: str | None = None) -> bool:
+    """Whether :func:`choose` would take this name for this device and format."""
+    return wanted == "auto" or any(
+        b.name == wanted and not b.refuses(device, stem) for b in BACKENDS
+    )
 
 
-def _tell(device: torch.device) -> None:
+def _tell(device: torch.device, stem: str | None) -> None:
     global _told
     if not _told:
         _told = True
         reasons = "; ".join(
-            f"{b.name}: {b.refuses(device)}" for b in BACKENDS if b.device == device.type
+            f"{b.name}: {b.refuses(device, stem)}" for b in BACKENDS if b.device == device.type
         )
         warnings.warn(
             f"sparseprune runs its Python reference on {device.type}, which is correct but slow "

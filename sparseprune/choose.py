@@ -100,16 +100,17 @@ def _measure(layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense
     """Time dense and every fitting format on the layer's own inputs; take the fastest."""
     dense, row, twin = layer.module, layer.row, SPARSE[type(layer.module)]
     weight, groups = twin.dense_weight(dense)  # type: ignore[arg-type]
-    refusals = {f.name: f.refuses(weight, groups) for f in formats}
+    refusals = {f.name: _misfit(f, twin.kind) or f.refuses(weight, groups) for f in formats}
+    fitting = [f for f in formats if refusals[f.name] is None]
+    tokens = min(x.shape[:-1].numel() for x, _ in layer.calls.values())
     candidates: dict[str, nn.Module] = {}
-    for f in formats:
-        if refusals[f.name] is None:
-            candidate = twin.from_dense(dense, f)  # type: ignore[arg-type]
-            candidate.weight.use(backend)
-            if (wrong := _wrong(dense, candidate, layer)) is None:
-                candidates[f.name] = candidate
-            else:
-                refusals[f.name] = wrong
+    for f in [f for f in fitting if f.worth(weight, tokens)] or fitting:
+        candidate = twin.from_dense(dense, f)  # type: ignore[arg-type]
+        candidate.weight.use(backend)
+        if (wrong := _wrong(dense, candidate, layer)) is None:
+            candidates[f.name] = candidate
+        else:
+            refusals[f.name] = wrong
     if not candidates:
         row.reason = "; ".join(dict.fromkeys(r for r in refusals.values() if r))
         return
@@ -123,6 +124,10 @@ def _measure(layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense
     layer.sparse = candidates[best]
     row.kernel = f"{best} {_engine(candidates[best].weight)}"  # type: ignore[arg-type]
     row.packed_bytes = candidates[best].weight.nbytes  # type: ignore[union-attr, assignment]
+
+
+def _misfit(f: Format, kind: str) -> str | None:
+    return None if kind in f.serves else f"{f.stem} serves {', '.join(f.serves)} alone"
 
 
 def _engine(weight: PackedWeight) -> str:

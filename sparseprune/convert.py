@@ -45,7 +45,7 @@ def convert(
         example_inputs: what model(...) takes: a tensor, a tuple of positional arguments or a dict
             of keywords; its shapes are what the choice is made for. Other shapes work as well.
         backend: "auto", or one of sparseprune.info()'s, for every packed layer.
-        format: "auto", or the stem of one format ("csr").
+        format: "auto", or the stem of one format ("csr", "bitmask").
         keep_dense: "auto" keeps a layer dense unless packed is faster by a margin; "never" packs
             every layer that a format can hold, whatever its speed (tests, benchmarks).
 
@@ -96,7 +96,7 @@ def _check_arguments(
     if device.type == "meta":
         raise bad("convert", "model", "on a device that holds its weights", "meta",
                   "load them first")  # fmt: skip
-    backends.choose(device, backend)
+    backends.choose(device, backend, None if format == "auto" else format)
     return tuple(f for f in FORMATS if format in ("auto", f.stem))
 
 

@@ -75,7 +75,7 @@ def info() -> Info:
 def _rows(f: Format, backend: Backend) -> list[InfoRow]:
     note = NOTES.get(backend.name, "")
     if backend.device != "cpu" or backend.missing or backends.native is None:
-        reason = backend.missing or ""
+        reason = backend.missing or backend.lacks(f.stem) or ""
         return [InfoRow(f.name, backend.name, "-", not reason, reason, note)]
     kernels = [kernel for kernel in backends.native.kernels() if kernel["stem"] == f.stem]
     if not kernels:

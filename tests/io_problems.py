@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparseprune import zoo
 from sparseprune.convert import convert
 from sparseprune.copying import copy_with
-from sparseprune.formats import Csr
+from sparseprune.formats import FORMATS
 from sparseprune.io import load
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.prune import prune
@@ -170,13 +170,16 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     return y if isinstance(y, Tensor) else y[0]
 
 
-def pack_all(model: nn.Module, layout: str) -> nn.Module:
-    """A copy with every Linear and Conv2d in one layout, whatever convert would choose."""
+def pack_all(model: nn.Module, name: str) -> nn.Module:
+    """A copy with every Linear and Conv2d in one format, whatever convert would choose."""
+    fmt = next(f for f in FORMATS if f.name == name)
     twins: dict[nn.Module, nn.Module] = {}
     for child in model.modules():
         twin: Any = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}.get(type(child))  # type: ignore[call-overload]
-        if twin is not None and Csr(layout).refuses(*twin.dense_weight(child)) is None:
-            twins[child] = twin.from_dense(child, Csr(layout))
+        if twin is None or twin.kind not in fmt.serves:
+            continue
+        if fmt.refuses(*twin.dense_weight(child)) is None:
+            twins[child] = twin.from_dense(child, fmt)
     return copy_with(model, twins)
 
 

@@ -157,7 +157,7 @@ class ConvProblem:
 
 
 _TOKENS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300)
-_ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 65, 127, 128, 129, 260)
+_ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 32, 33, 48, 49, 63, 64, 65, 127, 128, 129, 260)
 _COLS = (1, 2, 15, 17, 64, 191, 192, 193, 254, 255, 256, 257, 289, 510, 511, 700)
 
 LINEAR = [
@@ -188,6 +188,11 @@ LINEAR = [
     *(LinearProblem(f"rows_{n}", rows=n, density=0.5) for n in _ROWS),
     *(LinearProblem(f"cols_{n}", rows=9, cols=n, density=0.5) for n in _COLS),
     *(LinearProblem(f"cols_{n}_one_token", rows=9, cols=n, batch=(1,)) for n in (1, 15, 17, 700)),
+    *(
+        LinearProblem(f"rows_{rows}_tokens_{n}", rows=rows, density=0.5, batch=(n,))
+        for rows in (1, 8, 16, 24, 47, 64, 80, 129)
+        for n in (1, 2, 3, 4)
+    ),
     LinearProblem("many_threads", rows=130, cols=300, batch=(150,)),
     LinearProblem("many_threads_one_token", rows=700, cols=500, batch=(1,)),
 ]

@@ -21,7 +21,7 @@ pytestmark = as_convert_is_tested
         ({"backend": "cpus"}, r"backend must be .* got 'cpus'; did you mean 'cpu'"),
         ({"backend": "cuda"}, r"backend must be one that serves cpu, got 'cuda'; "),
         ({"format": "crs"}, r"format must be .* got 'crs'; did you mean 'csr'"),
-        ({"format": "dense"}, r"format must be .* got 'dense'; known: auto, csr"),
+        ({"format": "dense"}, r"format must be .* got 'dense'; known: auto, csr, bitmask"),
         ({"keep_dense": "neve"}, r"keep_dense must be .* got 'neve'; did you mean 'never'"),
         ({"keep_dense": True}, r"keep_dense must be 'auto' or 'never', got True"),
     ],

@@ -21,9 +21,12 @@ from problems import (
 from torch import Tensor
 
 from sparseprune import backends
-from sparseprune.formats import FORMATS, WEIGHTS, Csr, Format
+from sparseprune.formats import FORMATS, WEIGHTS, Bitmask, Csr, Format
 
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+every_conv_format = pytest.mark.parametrize(
+    "fmt", [f for f in FORMATS if "Conv2d" in f.serves], ids=lambda f: f.name
+)
 every_backend = pytest.mark.parametrize("backend", backends.available())
 
 
@@ -50,7 +53,7 @@ def test_linear_matches_dense(fmt: Format, backend: str, problem: LinearProblem)
 
 @pytest.mark.parametrize("problem", CONV, ids=str)
 @every_backend
-@every_format
+@every_conv_format
 def test_conv2d_matches_dense(fmt: Format, backend: str, problem: ConvProblem) -> None:
     x, weight, bias = problem.tensors()
     reason = fmt.refuses(weight.flatten(1), problem.groups)
@@ -86,7 +89,7 @@ def test_any_shape_packs_and_multiplies(
         assert torch.equal(packed.unpack(), weight)
 
 
-@every_format
+@every_conv_format
 @given(
     problem=st.builds(
         ConvProblem,
@@ -169,6 +172,31 @@ def test_groups_layout_is_as_documented() -> None:
     assert starts == [[0, 0], [6, 4]]
 
 
+def test_bitmask_layout_is_as_documented() -> None:
+    packed = Bitmask().pack(torch.tensor([[1.0, 0, 5], [0, 3, 0], [2, 4, 0]]))
+    values, masks, starts = (b.tolist() for b in packed.buffers())
+    assert values == [1, 2, 3, 4, 5]
+    assert masks == [[[0b101, *[0] * 7], [0b110, *[0] * 7], [0b001, *[0] * 7]]]
+    assert starts == [0, 5]
+
+
+def test_bitmask_units_follow_each_other() -> None:
+    weight = torch.zeros(130, 2)
+    weight[0, 1], weight[63, 0], weight[64, 1], weight[129, 0] = 1.0, 2.0, 3.0, 4.0
+    packed = Bitmask().pack(weight)
+    values, masks, starts = packed.buffers()
+    assert (values.tolist(), starts.tolist()) == ([2, 1, 3, 4], [0, 2, 3, 4])
+    assert masks.shape == (3, 2, 8)
+    assert masks.nonzero().tolist() == [[0, 0, 7], [0, 1, 0], [1, 1, 0], [2, 0, 0]]
+    assert masks[masks != 0].tolist() == [128, 1, 1, 2]
+
+
+def test_bitmask_serves_no_convolution() -> None:
+    packed = Bitmask().pack(torch.eye(4))
+    with pytest.raises(ValueError, match="conv2d: weight must be of a format that serves Conv2d"):
+        packed.conv2d(torch.ones(1, 4, 2, 2), None, (1, 1), (1, 1), (0, 0), (1, 1), 1)
+
+
 def test_sorted_layout_is_as_documented() -> None:
     packed = Csr("sorted").pack(torch.tensor([[1.0, 0, 2], [0, 3, 0]]))
     values, columns, counts, starts = (b.tolist() for b in packed.buffers())
@@ -185,6 +213,10 @@ def test_sorted_layout_is_as_documented() -> None:
         (Csr("rows"), torch.empty(1, 1 << 16 | 1, device="meta"), 1, "65537"),
         (Csr("groups"), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
         (Csr("groups"), torch.zeros(6, 4), 2, "divisible by 4, got 3"),
+        (Bitmask(), torch.zeros(4, 4, 1), 1, "3 dimensions"),
+        (Bitmask(), torch.zeros(4, 4, dtype=torch.float16), 1, "weight is float16"),
+        (Bitmask(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
+        (Bitmask(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
     ],
 )
 def test_refuses_with_reason(fmt: Format, weight: Tensor, groups: int, reason: str) -> None:
@@ -221,7 +253,7 @@ def runner(fmt: Format, problem: LinearProblem | ConvProblem):  # type: ignore[n
     if isinstance(problem, LinearProblem):
         packed = fmt.pack(weight)
         return lambda: packed.linear(x, bias), dense_linear(x, weight, bias)
-    if fmt.refuses(weight.flatten(1), problem.groups):
+    if "Conv2d" not in fmt.serves or fmt.refuses(weight.flatten(1), problem.groups):
         pytest.skip("the format refuses")
     packed = fmt.pack(weight.flatten(1), problem.groups)
     return (

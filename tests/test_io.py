@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
 import sparseprune
+from sparseprune.formats import FORMATS
 from sparseprune.io import load, save
 from sparseprune.nn import SparseLinear
 from sparseprune.prune import prune
@@ -64,8 +65,8 @@ def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
         if name not in ("layers", "lstm"):
             if name in ("sequential", "residual", "tied", "attends", "lenet_5"):
                 variants["auto"] = packed(model, x)
-            for layout in ("rows", "groups", "sorted"):
-                variants[layout] = pack_all(model, layout)
+            for fmt in FORMATS:
+                variants[fmt.name.replace("/", "-")] = pack_all(model, fmt.name)
         for variant, network in variants.items():
             key = f"{name}-{variant}"
             with warnings.catch_warnings():

@@ -15,7 +15,7 @@ import torch
 from io_problems import Residual, edit, image, make, packed, refused, step
 from torch import Tensor, nn
 
-from sparseprune.formats import Csr, csr_check
+from sparseprune.formats import Bitmask, Csr, Format, csr_check
 from sparseprune.io import load, save
 from sparseprune.nn import SparseConv2d, SparseLinear
 
@@ -212,13 +212,13 @@ def test_endless_recurrent_layer_is_refused(tmp_path: Path) -> None:
 # --- packed weights
 
 
-def weight_file(path: Path, layout: str) -> Tensor:
+def weight_file(path: Path, fmt: Format) -> Tensor:
     """A sparse layer of 135 x 300 in a file, and its dense weight."""
     torch.manual_seed(0)
     linear = nn.Linear(300, 135)
     with torch.no_grad():
         linear.weight *= torch.rand(135, 300) < 0.2
-    save(nn.Sequential(SparseLinear.from_dense(linear, Csr(layout))), path)
+    save(nn.Sequential(SparseLinear.from_dense(linear, fmt)), path)
     return linear.weight.detach()
 
 
@@ -249,7 +249,7 @@ def cut(name: str) -> Callable[[object, dict[str, Tensor]], object]:
 @pytest.mark.parametrize("layout", ["rows", "groups", "sorted"])
 def test_corrupt_packed_weights_never_reach_a_kernel(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    dense = weight_file(path, layout)
+    dense = weight_file(path, Csr(layout))
     loaded: Any = load(path)
     assert torch.equal(loaded[0].weight.unpack(), dense)
     changes = [
@@ -282,6 +282,50 @@ def test_corrupt_packed_weights_never_reach_a_kernel(layout: str, tmp_path: Path
         changes += [poke("counts", (0, 0, 0), 255), poke("counts", (-1, -1, 1), 9), cut("counts")]
     for change in changes:
         refused(path, change, "load: file")
+
+
+def test_corrupt_bitmask_never_reaches_a_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    dense = weight_file(path, Bitmask())
+    loaded: Any = load(path)
+    assert torch.equal(loaded[0].weight.unpack(), dense)
+    for change in (
+        poke("masks", (0, 0), 255),
+        poke("masks", (-1, -1, 0), 0xFF),
+        poke("masks", (-1, 0, 7), 1),  # rows past the last
+        poke("starts", -1, 2**30),
+        poke("starts", 0, -5),
+        poke("starts", 1, 2**30),
+        poke("starts", 1, -7),
+        *(cut(name) for name in ("values", "masks", "starts")),
+        *(cast(name, torch.float64) for name in ("values", "masks", "starts")),
+        spec_of(rows=136),
+        spec_of(rows=200),
+        spec_of(rows=-1),
+        spec_of(rows=True),
+        spec_of(cols=299),
+        spec_of(cols=2**40),
+        spec_of(layout="rows"),
+        spec_of(values=1),
+    ):
+        refused(path, change, "load: file")
+
+
+def test_a_convolution_with_a_bitmask_is_refused(tmp_path: Path) -> None:
+    path, packed_ = tmp_path / "file", Bitmask().pack(torch.randn(8, 4))
+    save(nn.Sequential(SparseConv2d.from_dense(nn.Conv2d(4, 8, 1))), path)
+
+    def change(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        manifest["modules"]["0.weight"] = {
+            "type": "sparseprune.bitmask",
+            "arguments": packed_.spec(),
+        }
+        manifest["tensors"]["0.weight.masks"] = dict(manifest["tensors"]["0.weight.values"])
+        for name in ("columns", "counts"):
+            del manifest["tensors"][f"0.weight.{name}"], tensors[f"0.weight.{name}"]
+        tensors.update({f"0.weight.{n}": b.clone() for n, b in packed_.named_buffers()})
+
+    refused(path, change, "a convolution of 1 groups")
 
 
 def test_values_past_the_last_row_are_refused(tmp_path: Path) -> None:

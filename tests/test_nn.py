@@ -10,10 +10,13 @@ import torch
 from problems import TOLERANCE, sparse_weight
 from torch import Tensor, nn
 
-from sparseprune.formats import FORMATS, Csr, Format
+from sparseprune.formats import FORMATS, Bitmask, Csr, Format
 from sparseprune.nn import SPARSE, SparseConv2d, SparseLinear
 
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+every_conv_format = pytest.mark.parametrize(
+    "fmt", [f for f in FORMATS if "Conv2d" in f.serves], ids=lambda f: f.name
+)
 
 
 def prune(layer: nn.Module, density: float = 0.3) -> nn.Module:
@@ -77,7 +80,7 @@ def test_conv2d_drops_in(kind: str, shape: tuple[int, ...]) -> None:
     assert f"groups={dense.groups}" in repr(sparse)
 
 
-@every_format
+@every_conv_format
 def test_conv2d_takes_channels_last(fmt: Format) -> None:
     dense = conv("plain").to(memory_format=torch.channels_last)
     x = torch.randn(2, 8, 9, 11).to(memory_format=torch.channels_last)
@@ -113,10 +116,13 @@ def test_from_dense_can_share_a_packed_weight() -> None:
 def pairs(fmt: Format) -> list[tuple[nn.Module, nn.Module, Tensor]]:
     """Dense layer, its sparse twin, an input."""
     dense_linear, dense_conv = linear(), conv("plain")
-    return [
-        (dense_linear, SparseLinear.from_dense(dense_linear, fmt), torch.randn(7, 30)),
-        (dense_conv, SparseConv2d.from_dense(dense_conv, fmt), torch.randn(2, 8, 9, 11)),
+    found: list[tuple[nn.Module, nn.Module, Tensor]] = [
+        (dense_linear, SparseLinear.from_dense(dense_linear, fmt), torch.randn(7, 30))
     ]
+    if "Conv2d" in fmt.serves:
+        sparse = SparseConv2d.from_dense(dense_conv, fmt)
+        found.append((dense_conv, sparse, torch.randn(2, 8, 9, 11)))
+    return found
 
 
 @every_format
@@ -157,23 +163,24 @@ def test_moves_that_change_nothing(fmt: Format) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_another_dtype_is_refused_clearly(dtype: torch.dtype) -> None:
-    for _, sparse, x in pairs(Csr("rows")):
+    for _, sparse, x in pairs(Csr("rows")) + pairs(Bitmask()):
         other = copy.deepcopy(sparse).to(dtype)
-        with pytest.raises(RuntimeError, match=r"csr_(linear|conv2d): x must be float32"):
+        with pytest.raises(RuntimeError, match=r"_(linear|conv2d): x must be float32"):
             other(x.to(dtype))
-        with pytest.raises(RuntimeError, match=r"(bias|values) must be as made by Csr.pack"):
+        made = r"(bias|values) must be as made by (Csr|Bitmask)\.pack"
+        with pytest.raises(RuntimeError, match=made):
             other(x)
         torch.testing.assert_close(other.float()(x), sparse(x), rtol=0.02, atol=0.05)
 
 
 @pytest.mark.filterwarnings("ignore:sparseprune runs its Python reference")
 def test_meta_device_computes_shapes() -> None:
-    for _, sparse, x in pairs(Csr("groups")):
+    for _, sparse, x in pairs(Csr("groups")) + pairs(Bitmask()):
         assert copy.deepcopy(sparse).to("meta")(x.to("meta")).shape == sparse(x).shape
 
 
 def test_trained_bias_gets_a_gradient() -> None:
-    for dense, sparse, x in pairs(Csr("groups")):
+    for dense, sparse, x in pairs(Csr("groups")) + pairs(Bitmask()):
         sparse.bias.requires_grad_()
         sparse(x).square().sum().backward()
         dense(x).square().sum().backward()
@@ -185,6 +192,8 @@ def test_conv_format_falls_to_rows_only_where_groups_demand_it() -> None:
     assert SparseConv2d.from_dense(conv("groups_of_two_rows")).weight.name == "csr/rows"
     with pytest.raises(ValueError, match="outputs per group divisible by 4, got 2"):
         SparseConv2d.from_dense(conv("groups_of_two_rows"), Csr("groups"))
+    with pytest.raises(ValueError, match="format must be one that serves Conv2d, got bitmask"):
+        SparseConv2d.from_dense(conv("plain"), Bitmask())
 
 
 def test_wrong_layers_are_named() -> None:
@@ -206,7 +215,7 @@ def test_wrong_inputs_are_named() -> None:
 
 
 def test_inputs_may_come_by_keyword() -> None:
-    for _, sparse, x in pairs(Csr("rows")):
+    for _, sparse, x in pairs(Csr("rows")) + pairs(Bitmask()):
         assert torch.equal(sparse(input=x), sparse(x))
 
 

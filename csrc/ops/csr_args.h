@@ -1,23 +1,14 @@
 // What the csr ops of every device check and view alike: tensors in, plain structs out.
 #pragma once
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
 #include <variant>
-#include <vector>
 
-#include "formats/clamp.h"
 #include "formats/conv2d.h"
 #include "formats/csr.h"
-#include "ops/check.h"
+#include "ops/args.h"
 
 namespace sparseprune {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using Csr = std::variant<CsrRows, CsrGroups, CsrSorted>;
-using Ints = std::vector<int64_t>;
 
 // The five arguments that every csr op takes between x and its sizes.
 struct CsrTensors {
@@ -25,25 +16,9 @@ struct CsrTensors {
   const std::optional<Tensor>& bias;
 };
 
-inline bool same_device(const Tensor& a, const Tensor& b) {
-  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
-}
-
 inline void check_packed(const char* op, const char* argument, const Tensor& t, const Tensor& x,
                          ScalarType dtype, int64_t at_least) {
-  check(same_device(t, x), op, ": ", argument, " must be on the device of x; move the module too");
-  check(t.scalar_type() == dtype && t.is_contiguous() && t.numel() >= at_least, op, ": ", argument,
-        " must be as made by Csr.pack, contiguous and at least ", at_least, " long, got ",
-        t.numel(), " elements (or another dtype); convert the model again");
-}
-
-// `t` must end where starts[place] says; else a kernel would read past it. Only the CPU can look.
-inline void check_end(const char* op, const char* argument, const Tensor& t, const Tensor& starts,
-                      int64_t place) {
-  if (!starts.is_cpu()) return;
-  const int32_t end = starts.const_data_ptr<int32_t>()[place];
-  check(t.numel() == end, op, ": ", argument, " must have the ", end,
-        " elements that starts counts, got ", t.numel(), "; convert the model again");
+  check_buffer(op, "Csr.pack", argument, t, x, dtype, at_least);
 }
 
 inline Csr view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
@@ -94,37 +69,6 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
   const CsrGroups w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
   const int64_t cells = w.blocks() * w.groups();
   return view_blocks(op, x, t, cells * w.kPatterns, 2 * (cells + 1), w);
-}
-
-inline const float* bias_data(const std::optional<Tensor>& bias) {
-  return bias ? bias->const_data_ptr<float>() : nullptr;
-}
-
-inline Clamp clamp(std::optional<double> low, std::optional<double> high) {
-  Clamp c;
-  if (low) c.low = static_cast<float>(*low);
-  if (high) c.high = static_cast<float>(*high);
-  return c;
-}
-
-inline Tensor dense_copy(const Tensor& x) {
-  return x.is_contiguous() ? x : torch::stable::contiguous(x);
-}
-
-// Rows of x [..., cols], after checking its last dimension.
-inline int64_t linear_tokens(const char* op, const Tensor& x, int64_t cols) {
-  const int64_t last = x.dim() ? x.size(x.dim() - 1) : 0;
-  check(last == cols && x.dim(), op, ": x must have ", cols,
-        " features in its last dimension, got ", last);
-  int64_t tokens = 1;
-  for (int64_t i = 0; i + 1 < x.dim(); ++i) tokens *= x.size(i);
-  return tokens;
-}
-
-inline Tensor linear_output(const Tensor& x, int64_t rows) {
-  Ints shape(x.sizes().begin(), x.sizes().end());
-  shape.back() = rows;
-  return torch::stable::new_empty(x, shape);
 }
 
 inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, int64_t cols,

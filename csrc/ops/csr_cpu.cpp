@@ -4,7 +4,7 @@
 #include "kernels/cpu/csr_layers.h"
 #include "kernels/cpu/isa.h"
 #include "ops/csr_args.h"
-#include "ops/threads.h"
+#include "ops/torch_threads.h"
 #include "program/conv.h"
 
 namespace sparseprune {

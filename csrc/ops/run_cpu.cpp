@@ -6,7 +6,7 @@
 #include "kernels/cpu/isa.h"
 #include "ops/check.h"
 #include "ops/csr_args.h"
-#include "ops/threads.h"
+#include "ops/torch_threads.h"
 #include "program/cache.h"
 
 namespace sparseprune {

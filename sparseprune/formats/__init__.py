@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from sparseprune.formats.base import Format, PackedWeight
+from sparseprune.formats.bitmask import Bitmask, BitmaskWeight
 from sparseprune.formats.csr import Csr, CsrWeight
 
-FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"))
+FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask())
 """Every format with its layouts: what convert measures and tests walk."""
 
-WEIGHTS: dict[str, type[PackedWeight]] = {"csr": CsrWeight}
+WEIGHTS: dict[str, type[PackedWeight]] = {"csr": CsrWeight, "bitmask": BitmaskWeight}
 """Stem -> packed weight, for loading."""
 
-__all__ = ["FORMATS", "WEIGHTS", "Csr", "CsrWeight", "Format", "PackedWeight"]
+__all__ = [
+    "FORMATS",
+    "WEIGHTS",
+    "Bitmask",
+    "BitmaskWeight",
+    "Csr",
+    "CsrWeight",
+    "Format",
+    "PackedWeight",
+]

@@ -88,7 +88,7 @@ class PackedWeight(nn.Module):
         Raises:
             ValueError: unknown backend, or one that refuses this device.
         """
-        self.namespace = backends.choose(self.device, backend).namespace
+        self.namespace = backends.choose(self.device, backend, self.stem).namespace
         self.backend = backend
         return self
 
@@ -96,7 +96,9 @@ class PackedWeight(nn.Module):
         before = self.device
         super()._apply(fn, recurse)
         if self.device != before:  # a forced backend that cannot follow gives way to "auto"
-            self.use(self.backend if backends.serves(self.backend, self.device) else "auto")
+            self.use(
+                self.backend if backends.serves(self.backend, self.device, self.stem) else "auto"
+            )
         return self
 
     def extra_repr(self) -> str:
@@ -107,11 +109,17 @@ class Format:
     """Packs weights [outputs, inputs], or says why not. Knows its op, never its device."""
 
     stem: ClassVar[str]
+    serves: ClassVar[tuple[str, ...]] = ("Linear", "Conv2d")
+    """Layers whose weight it may hold."""
 
     @property
     def name(self) -> str:
         """Stem and layout, as in reports."""
         raise NotImplementedError
+
+    def worth(self, weight: Tensor, tokens: int) -> bool:
+        """Whether convert should time it on that many rows of input, where others are to choose."""
+        return True
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         """Why this weight cannot be packed, or None. groups: of a convolution."""

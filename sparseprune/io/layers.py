@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune.formats import WEIGHTS, PackedWeight, csr_check
+from sparseprune.formats import WEIGHTS, PackedWeight, bitmask_check, csr_check
 from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
 from sparseprune.io.values import decode, decode_setting, encode, encode_setting
@@ -18,7 +18,10 @@ from sparseprune.nn import SparseConv2d, SparseLinear
 Spec = dict[str, Any]
 
 LINEAR, CONV2D, PACKED = "sparseprune.SparseLinear", "sparseprune.SparseConv2d", "sparseprune."
-CHECKS = {"csr": (csr_check.check, csr_check.check_groups)}
+CHECKS = {
+    "csr": (csr_check.check, csr_check.check_groups),
+    "bitmask": (bitmask_check.check, bitmask_check.check_groups),
+}
 """Stem -> what proves a packed weight safe, alone and in a convolution. Others are not loaded."""
 
 _WINDOW = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "clamp")

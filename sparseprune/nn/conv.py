@@ -26,6 +26,8 @@ class SparseConv2d(nn.Module):
         clamp: lowest and highest output; (0.0, None) is a ReLU in the kernel.
     """
 
+    kind = "Conv2d"
+
     def __init__(
         self,
         weight: PackedWeight,
@@ -76,11 +78,14 @@ class SparseConv2d(nn.Module):
             weight: the packed weight, where it exists already (tied weights).
 
         Raises:
-            ValueError: not a Conv2d, or a weight that the format refuses.
+            ValueError: not a Conv2d, a format for other layers, or a weight that it refuses.
         """
         if not isinstance(conv, nn.Conv2d):
             raise bad("SparseConv2d.from_dense", "conv", "an nn.Conv2d", type(conv).__name__,
                       "see sparseprune.nn.SPARSE for the layers there are")  # fmt: skip
+        if format is not None and cls.kind not in format.serves:
+            raise bad("SparseConv2d.from_dense", "format", f"one that serves {cls.kind}",
+                      format.name, "take Csr()")  # fmt: skip
         if weight is None:
             dense, groups = cls.dense_weight(conv)
             if format is None:

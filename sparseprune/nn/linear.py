@@ -21,6 +21,8 @@ class SparseLinear(nn.Module):
         clamp: lowest and highest output; (0.0, None) is a ReLU in the kernel.
     """
 
+    kind = "Linear"
+
     def __init__(
         self, weight: PackedWeight, bias: Tensor | None = None, clamp: Clamp = (None, None)
     ) -> None:

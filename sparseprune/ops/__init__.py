@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparseprune.ops import csr
+from sparseprune.ops import bitmask, csr
 
-__all__ = ["csr"]
+__all__ = ["bitmask", "csr"]

@@ -15,6 +15,7 @@ from torch.nn.grad import conv2d_input
 
 from sparseprune.formats.csr import entries, unpack
 from sparseprune.ops.csr_checks import check_conv2d, check_linear
+from sparseprune.ops.products import clamp_, clamp_grad, multiply
 
 _PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
 _SIZES = "int rows, int cols, int block"
@@ -27,18 +28,6 @@ SCHEMAS = {
     "csr_conv2d": f"(Tensor x, {_PACKED}, Tensor? bias, {_SIZES}, {_WINDOW}, {_CLAMP}) -> Tensor",
     "csr_unpack": f"({_PACKED}, {_SIZES}) -> Tensor",
 }
-
-CHUNK = 1 << 22
-"""Products that the reference holds at once."""
-
-
-def _multiply(x: Tensor, values: Tensor, row: Tensor, column: Tensor, rows: int) -> Tensor:
-    """y[t, r] = sum over the nonzeros of row r; x [tokens, cols] -> y [tokens, rows]."""
-    y = x.new_zeros(x.shape[0], rows)
-    step = max(1, CHUNK // max(1, values.numel()))
-    for start in range(0, x.shape[0], step):
-        y[start : start + step].index_add_(1, row, x[start : start + step, column] * values)
-    return y
 
 
 def linear_reference(
@@ -57,14 +46,10 @@ def linear_reference(
     """y = clamp(x W^T + bias) over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     row, column = entries(columns, counts, starts, rows, cols, block)
-    y = _multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
+    y = multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
     if bias is not None:
         y += bias
-    return _clamp_(y, low, high).view(*x.shape[:-1], rows)
-
-
-def _clamp_(y: Tensor, low: float | None, high: float | None) -> Tensor:
-    return y if low is None and high is None else y.clamp_(low, high)
+    return clamp_(y, low, high).view(*x.shape[:-1], rows)
 
 
 def conv2d_reference(
@@ -96,11 +81,11 @@ def conv2d_reference(
     patches = F.unfold(x, *sizes)  # [batch, groups * cols, pixels]
     patches = patches.transpose(1, 2).reshape(-1, groups * cols)
     column = column + row // max(1, rows // groups) * cols
-    y = _multiply(patches, values, row, column, rows)
+    y = multiply(patches, values, row, column, rows)
     if bias is not None:
         y += bias
     return (
-        _clamp_(y, low, high)
+        clamp_(y, low, high)
         .view(x.shape[0], height * width, rows)
         .transpose(1, 2)
         .reshape(x.shape[0], rows, height, width)
@@ -132,7 +117,6 @@ def _unpack_fake(values, columns, counts, starts, rows, cols, block):  # type: i
     return values.new_empty(rows, cols)
 
 
-# Where the clamp cut, the output does not follow its input: the gradient there is 0, as in torch.
 def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[no-untyped-def]
     ctx.clamped = low is not None or high is not None
     ctx.save_for_backward(*packed, *((output,) if ctx.clamped else ()))
@@ -142,11 +126,7 @@ def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[
 def _restore(ctx, grad):  # type: ignore[no-untyped-def]
     weight = torch.ops.sparseprune.csr_unpack(*ctx.saved_tensors[:4], *ctx.sizes)
     if ctx.clamped:
-        output = ctx.saved_tensors[4]
-        if ctx.low is not None:
-            grad = grad * (output > ctx.low)
-        if ctx.high is not None:
-            grad = grad * (output < ctx.high)
+        grad = clamp_grad(grad, ctx.saved_tensors[4], ctx.low, ctx.high)
     return weight, grad
 
 

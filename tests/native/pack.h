@@ -1,10 +1,11 @@
-// A second packer of every csr layout, written from the pictures in csrc/formats/csr.h alone and
+// A second packer of every layout, written from the pictures in csrc/formats/*.h alone and
 // naive on purpose. Kernels must agree with it as well as with the Python one.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "formats/bitmask.h"
 #include "formats/csr.h"
 
 struct Dense {
@@ -16,7 +17,7 @@ struct Dense {
 struct Packed {
   std::vector<float> values;
   std::vector<uint16_t> wide_columns;  // layout "rows"
-  std::vector<uint8_t> columns, counts;
+  std::vector<uint8_t> columns, counts, masks;
   std::vector<int32_t> starts;
 };
 
@@ -80,5 +81,24 @@ inline Packed pack_sorted(const Dense& w, int64_t block) {
         }
       p.starts.push_back(size_of(p.values));
     }
+  return p;
+}
+
+inline Packed pack_bitmask(const Dense& w) {
+  Packed p;
+  p.starts = {0};
+  for (int64_t row = 0; row < w.rows; row += sparseprune::Bitmask::kRows) {
+    for (int64_t c = 0; c < w.cols; ++c)
+      for (int byte = 0; byte < sparseprune::Bitmask::kMaskBytes; ++byte) {
+        int bits = 0;
+        for (int i = 0; i < 8; ++i)
+          if (const float value = w.at(row + 8 * byte + i, c); value != 0.f) {
+            bits |= 1 << i;
+            p.values.push_back(value);
+          }
+        p.masks.push_back(static_cast<uint8_t>(bits));
+      }
+    p.starts.push_back(size_of(p.values));
+  }
   return p;
 }

@@ -11,9 +11,10 @@
 #include <thread>
 
 #include "check.h"
+#include "kernels/cpu/bitmask_layers.h"
 #include "kernels/cpu/csr_layers.h"
-#include "program/conv.h"
 #include "kernels/cpu/table.h"
+#include "program/conv.h"
 
 using namespace sparseprune;
 
@@ -80,21 +81,50 @@ void with_layouts(const Dense& dense, int64_t block, int64_t bound_rows, Against
   run_blocks(CsrSorted{}, pack_sorted(dense, block));
 }
 
-// y of every layout, from one thread and from three, must be near the reference and bit-equal.
+// y from one thread and from three must be near the reference and bit-equal.
+template <typename W, typename Call>
+void check_weight(const W& w, Against against, const Expected& expected, const Call& call) {
+  const std::vector<float> unwritten(expected.y.size(), std::numeric_limits<float>::quiet_NaN());
+  const Guarded<float> first(unwritten, against), second(unwritten, against);
+  call(w, against, first.data(), real_threads(1));
+  compare(first, expected);
+  call(w, against, second.data(), real_threads(3));
+  compare(second, expected);
+  expect(std::memcmp(first.data(), second.data(), 4 * unwritten.size()) == 0,
+         "three threads gave other bits than one");
+}
+
 template <typename Call>
 void check_layouts(const Dense& dense, int64_t block, int64_t bound_rows, const char* label,
                    const Expected& expected, const Call& call) {
-  const std::vector<float> unwritten(expected.y.size(), std::numeric_limits<float>::quiet_NaN());
   for (const Against against : {Against::low_page, Against::high_page})
-    with_layouts(dense, block, bound_rows, against, label, [&](const auto& w) {
-      const Guarded<float> first(unwritten, against), second(unwritten, against);
-      call(w, against, first.data(), real_threads(1));
-      compare(first, expected);
-      call(w, against, second.data(), real_threads(3));
-      compare(second, expected);
-      expect(std::memcmp(first.data(), second.data(), 4 * unwritten.size()) == 0,
-             "three threads gave other bits than one");
-    });
+    with_layouts(dense, block, bound_rows, against, label,
+                 [&](const auto& w) { check_weight(w, against, expected, call); });
+}
+
+template <typename Call>
+void check_bitmask(const Dense& dense, const char* label, const Expected& expected,
+                   const Call& call) {
+  std::snprintf(running, sizeof running, "%s bitmask %s", isa_name(current_isa()), label);
+  const Packed p = pack_bitmask(dense);
+  for (const Against against : {Against::low_page, Against::high_page}) {
+    const Guarded values(p.values, against);
+    const Guarded masks(p.masks, against);
+    const Guarded starts(p.starts, against);
+    const Bitmask w{values.read_only(), masks.read_only(), starts.read_only(), dense.rows,
+                    dense.cols};
+    check_weight(w, against, expected, call);
+  }
+}
+
+void linear(const Bitmask& w, const float* x, int64_t tokens, const float* bias, float* y,
+            const Threads& threads, Clamp clamp) {
+  bitmask_linear(w, x, tokens, bias, y, threads, clamp);
+}
+template <typename W>
+void linear(const W& w, const float* x, int64_t tokens, const float* bias, float* y,
+            const Threads& threads, Clamp clamp) {
+  csr_linear(w, x, tokens, bias, y, threads, clamp);
 }
 
 // With a bias, outputs are clamped too; the reference follows.
@@ -127,12 +157,13 @@ void check_linear(const Linear& p, Random& random) {
   std::snprintf(label, sizeof label, "linear rows=%d cols=%d tokens=%d bias=%d",
                 static_cast<int>(p.rows), static_cast<int>(p.cols), static_cast<int>(p.tokens),
                 p.has_bias);
-  check_layouts(dense, p.block, CsrSorted::kRows, label, expected,
-                [&](const auto& w, Against against, float* y, const Threads& threads) {
-                  const Guarded guarded_x(x, against), guarded_bias(bias, against);
-                  const float* b = p.has_bias ? guarded_bias.read_only() : nullptr;
-                  csr_linear(w, guarded_x.read_only(), p.tokens, b, y, threads, clamp_of(b));
-                });
+  const auto call = [&](const auto& w, Against against, float* y, const Threads& threads) {
+    const Guarded guarded_x(x, against), guarded_bias(bias, against);
+    const float* b = p.has_bias ? guarded_bias.read_only() : nullptr;
+    linear(w, guarded_x.read_only(), p.tokens, b, y, threads, clamp_of(b));
+  };
+  check_layouts(dense, p.block, CsrSorted::kRows, label, expected, call);
+  check_bitmask(dense, label, expected, call);
 }
 
 Expected reference(const Conv2dShape& s, const Dense& w, const std::vector<float>& x,
@@ -192,6 +223,9 @@ void check_linears(int64_t count, Random& random) {
     check_linear({random.pick({1, 3, 4, 5, 37}), random.pick({1, 15, 17, 200}), tokens,
                   random_block(random), true},
                  random);
+  for (int64_t rows : {1, 8, 15, 16, 17, 32, 47, 48, 49, 63, 64, 65, 80, 129})
+    for (int64_t tokens : {1, 2, 3, 4})
+      check_linear({rows, random.pick({1, 33}), tokens, random_block(random), true}, random);
   for (int64_t rows : {1, 2, 3, 4, 5, 127, 128, 129, 257})
     check_linear({rows, 33, 21, random_block(random), false}, random);
   for (int64_t cols : {1, 2, 15, 16, 17, 255, 256, 257, 511})

@@ -2,18 +2,12 @@
 // No torch: the caller brings the threads.
 #pragma once
 #include <cstdint>
-#include <functional>
 
 #include "formats/clamp.h"
 #include "formats/csr.h"
+#include "kernels/cpu/threads.h"
 
 namespace sparseprune {
-
-struct Threads {
-  int64_t count;
-  // Calls task(i) once for every i in [0, n), from up to `count` threads; returns when all ended.
-  std::function<void(int64_t n, const std::function<void(int64_t)>& task)> run;
-};
 
 // y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], both dense.
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,

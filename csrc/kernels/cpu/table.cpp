@@ -24,6 +24,9 @@ static const void* choose(const char* stem) {
   throw std::logic_error(std::string("no CPU kernel for ") + stem);
 }
 
+const BitmaskKernels& bitmask_kernels() {
+  return *static_cast<const BitmaskKernels*>(choose("bitmask"));
+}
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
 const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }

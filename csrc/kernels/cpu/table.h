@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "kernels/cpu/bitmask.h"
 #include "kernels/cpu/csr.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/panel.h"
@@ -19,6 +20,7 @@ struct KernelRow {
 const std::vector<KernelRow>& kernel_table();
 
 // The first row of the table that current_isa() allows.
+const BitmaskKernels& bitmask_kernels();
 const CsrKernels& csr_kernels();
 const PanelKernels& panel_kernels();
 const PlaneKernels& plane_kernels();

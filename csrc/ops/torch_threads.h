@@ -1,8 +1,8 @@
-// torch's own thread pool.
+// torch's threads, for kernels that know no torch.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 
-#include "kernels/cpu/csr_layers.h"
+#include "kernels/cpu/threads.h"
 
 namespace sparseprune {
 

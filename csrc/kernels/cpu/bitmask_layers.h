@@ -1,0 +1,16 @@
+// A whole linear layer with a bitmask weight, over threads. No torch: the caller brings them.
+#pragma once
+#include <cstdint>
+
+#include "formats/bitmask.h"
+#include "formats/clamp.h"
+#include "kernels/cpu/threads.h"
+
+namespace sparseprune {
+
+// y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], both dense.
+// bias may be null.
+void bitmask_linear(const Bitmask& w, const float* x, int64_t tokens, const float* bias, float* y,
+                    const Threads& threads, Clamp clamp = {});
+
+}  // namespace sparseprune

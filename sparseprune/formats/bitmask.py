@@ -1,0 +1,142 @@
+"""One bit per position, for few rows of input. Layout: csrc/formats/bitmask.h."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseprune.errors import bad
+from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
+
+UNIT_ROWS = 64
+"""Rows whose values lie together, column by column."""
+MASK_BYTES = UNIT_ROWS // 8
+MAX_TOKENS = 8
+"""Rows of input above which the csr layouts, which share weights among more of them, are faster."""
+
+
+class Bitmask(Format):
+    """A bit for every position and the nonzeros in its order, float32; Linear layers on the CPU.
+
+    4 bytes per nonzero and a bit per position are fewer than csr's 6 bytes per nonzero below 94 %
+    sparsity, and weights are expanded once for four rows of input.
+    """
+
+    stem: ClassVar[str] = "bitmask"
+    serves: ClassVar[tuple[str, ...]] = ("Linear",)
+
+    @property
+    def name(self) -> str:
+        return self.stem
+
+    def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
+        if weight.dim() != 2:
+            return f"bitmask holds matrices, the weight has {weight.dim()} dimensions"
+        if weight.dtype != torch.float32:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            return f"bitmask holds float32, the weight is {dtype}"
+        if weight.numel() >= 2**31:
+            return "bitmask counts nonzeros in 32 bits, the weight is larger"
+        if groups > 1:
+            return "bitmask serves Linear layers, not the groups of a convolution"
+        return None
+
+    def worth(self, weight: Tensor, tokens: int) -> bool:
+        return tokens <= MAX_TOKENS and weight.device.type == "cpu"
+
+    def pack(self, weight: Tensor, groups: int = 1) -> BitmaskWeight:
+        reason = self.refuses(weight, groups)
+        if reason:
+            raise bad("Bitmask.pack", "weight", "one that the format holds", reason,
+                      "keep it dense")  # fmt: skip
+        rows, cols = weight.shape
+        units = -(-rows // UNIT_ROWS)
+        padded = F.pad(weight.detach(), (0, 0, 0, units * UNIT_ROWS - rows))
+        padded = padded.view(units, UNIT_ROWS, cols).transpose(1, 2)  # as the values will lie
+        kept = padded != 0
+        bits = kept.reshape(units, cols, MASK_BYTES, 8).to(torch.uint8)
+        shifts = torch.arange(8, dtype=torch.uint8, device=weight.device)
+        starts = torch.zeros(units + 1, dtype=torch.int32, device=weight.device)
+        starts[1:] = kept.sum((1, 2)).cumsum(0)
+        masks = (bits << shifts).sum(-1, dtype=torch.uint8)
+        return BitmaskWeight(rows, cols, padded[kept], masks, starts).use()
+
+
+class BitmaskWeight(PackedWeight):
+    """A packed weight [rows, cols].
+
+    Buffers: values float32 [nonzeros], masks uint8 [units, cols, 8], starts int32 [units + 1].
+    """
+
+    stem = "bitmask"
+
+    def __init__(self, rows: int, cols: int, values: Tensor, masks: Tensor, starts: Tensor) -> None:
+        super().__init__(rows, cols)
+        self.register_buffer("values", values)
+        self.register_buffer("masks", masks)
+        self.register_buffer("starts", starts)
+
+    values: Tensor
+    masks: Tensor
+    starts: Tensor
+
+    @property
+    def name(self) -> str:
+        return self.stem
+
+    @property
+    def nonzeros(self) -> int:
+        return self.values.numel()
+
+    def spec(self) -> dict[str, Any]:
+        return {"rows": self.rows, "cols": self.cols}
+
+    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The buffers in the order that the ops take them."""
+        held = self._buffers  # the attributes would go through Module.__getattr__
+        return held["values"], held["masks"], held["starts"]  # type: ignore[return-value]
+
+    def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
+        ops = getattr(torch.ops, self.namespace)
+        y: Tensor = ops.bitmask_linear(x, *self.packed(), bias, self.rows, self.cols, *clamp)
+        return y
+
+    def conv2d(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+        clamp: Clamp = (None, None),
+    ) -> Tensor:
+        raise bad("BitmaskWeight.conv2d", "weight", "of a format that serves Conv2d", self.name,
+                  "pack it with Csr()")  # fmt: skip
+
+    def unpack(self) -> Tensor:
+        return unpack(self.values, self.masks, self.rows, self.cols)
+
+
+def kept_positions(masks: Tensor) -> Tensor:
+    """The bits as bool [units, cols, 64], in the order of the values."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=masks.device)
+    return (masks[..., None] >> shifts & 1).bool().flatten(-2)
+
+
+def entries(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column (int64) of every value, in the order of the values."""
+    unit, column, row = kept_positions(masks).nonzero().unbind(-1)
+    return unit * UNIT_ROWS + row, column
+
+
+def unpack(values: Tensor, masks: Tensor, rows: int, cols: int) -> Tensor:
+    """The dense weight [rows, cols]."""
+    kept = kept_positions(masks)
+    dense = values.new_zeros(kept.shape)
+    dense[kept] = values
+    return dense.transpose(1, 2).reshape(len(kept) * UNIT_ROWS, cols)[:rows].contiguous()
