@@ -1,7 +1,7 @@
-"""Ops: schema, fake kernel, reference and gradient of every format, in torch.library."""
+"""Ops: schema, fake kernel, reference and gradient of every format and of whole programs."""
 
 from __future__ import annotations
 
-from sparseprune.ops import csr
+from sparseprune.ops import csr, run
 
-__all__ = ["csr"]
+__all__ = ["csr", "run"]

@@ -32,7 +32,7 @@ CHUNK = 1 << 22
 """Products that the reference holds at once."""
 
 
-def _multiply(x: Tensor, values: Tensor, row: Tensor, column: Tensor, rows: int) -> Tensor:
+def multiply(x: Tensor, values: Tensor, row: Tensor, column: Tensor, rows: int) -> Tensor:
     """y[t, r] = sum over the nonzeros of row r; x [tokens, cols] -> y [tokens, rows]."""
     y = x.new_zeros(x.shape[0], rows)
     step = max(1, CHUNK // max(1, values.numel()))
@@ -57,7 +57,7 @@ def linear_reference(
     """y = clamp(x W^T + bias) over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     row, column = entries(columns, counts, starts, rows, cols, block)
-    y = _multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
+    y = multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
     if bias is not None:
         y += bias
     return _clamp_(y, low, high).view(*x.shape[:-1], rows)
@@ -96,7 +96,7 @@ def conv2d_reference(
     patches = F.unfold(x, *sizes)  # [batch, groups * cols, pixels]
     patches = patches.transpose(1, 2).reshape(-1, groups * cols)
     column = column + row // max(1, rows // groups) * cols
-    y = _multiply(patches, values, row, column, rows)
+    y = multiply(patches, values, row, column, rows)
     if bias is not None:
         y += bias
     return (
