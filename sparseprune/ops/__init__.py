@@ -1,7 +1,7 @@
-"""Ops: schema, fake kernel, reference and gradient of every format, in torch.library."""
+"""Ops: schema, fake kernel, reference and gradient of every format and of whole programs."""
 
 from __future__ import annotations
 
-from sparseprune.ops import bitmask, csr
+from sparseprune.ops import bitmask, csr, run
 
-__all__ = ["bitmask", "csr"]
+__all__ = ["bitmask", "csr", "run"]

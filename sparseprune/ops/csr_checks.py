@@ -34,7 +34,7 @@ def check_linear(
             f"csr_linear: x must have {cols} features in its last dimension, got {tuple(x.shape)}"
         ),
     )
-    _check_packed("csr_linear", x, values, columns, counts, starts, bias, rows, cols, block)
+    check_packed("csr_linear", x, values, columns, counts, starts, bias, rows, cols, block)
 
 
 def check_conv2d(
@@ -86,7 +86,7 @@ def check_conv2d(
                 f"{side} {padded}; enlarge the input"
             ),
         )
-    _check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
+    check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
     if groups > 1 and block > 0:
         bound = SEGMENT_ROWS if counts.shape[-1] == 2 else GROUP_ROWS
         torch._check(
@@ -98,7 +98,7 @@ def check_conv2d(
         )
 
 
-def _check_packed(
+def check_packed(
     op: str,
     x: Tensor,
     values: Tensor,
@@ -110,6 +110,7 @@ def _check_packed(
     cols: int,
     block: int,
 ) -> None:
+    """What every op demands of a packed weight, its bias, and the type and device of x."""
     torch._check(
         x.dtype == torch.float32,
         lambda: f"{op}: x must be float32, got {x.dtype}; convert it with .float()",

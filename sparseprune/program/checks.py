@@ -1,0 +1,116 @@
+"""What a program must be before anything runs it: a text may come from a file."""
+
+from __future__ import annotations
+
+from sparseprune.errors import bad
+from sparseprune.program.steps import (
+    ACTIVATIONS,
+    PADDINGS,
+    Activation,
+    Add,
+    Csr,
+    Depthwise,
+    Input,
+    Output,
+    Pool,
+    Scale,
+    Step,
+    Window,
+)
+
+_WAY_OUT = "write it with to_text"
+COUNTS: dict[type[Step], tuple[str, ...]] = {
+    Csr: ("tensors", "rows", "cols", "block"),
+    Depthwise: ("tensors", "channels"),
+}
+"""Fields that must not be negative."""
+NATURALS: dict[type[Step], tuple[str, ...]] = {
+    Input: ("channels",),
+    Csr: ("groups",),
+    Depthwise: ("multiplier",),
+}
+"""Fields that must be at least 1."""
+FLAGS: dict[type[Step], tuple[str, ...]] = {
+    Csr: ("has_bias",),
+    Depthwise: ("has_bias",),
+    Pool: ("ceil", "count_padding"),
+}
+"""Fields that must be 0 or 1."""
+READS = ("x", "by", "y")
+"""Fields that name a value; ``residual`` may be -1 as well."""
+
+
+def check_program(steps: list[Step]) -> None:
+    """That every value is defined once and before it is read, and every field is in its range.
+
+    Raises:
+        ValueError: the step and what is wrong with it.
+    """
+    defined: set[int] = set()
+    for step in steps:
+        _check_values(step, defined)
+        _check_fields(step)
+        if not isinstance(step, Output):
+            defined.add(step.out)  # type: ignore[attr-defined]
+    dims = {step.dims for step in steps if isinstance(step, Input) and step.kind == "image"}
+    if len(dims) > 1:
+        raise bad("program", "image inputs", "of one number of dimensions", sorted(dims), _WAY_OUT)
+    if not any(isinstance(step, Input) for step in steps) or not isinstance(steps[-1], Output):
+        raise bad("program", "steps", "with an input and, last, an output", steps[-1:], _WAY_OUT)
+
+
+def _check_values(step: Step, defined: set[int]) -> None:
+    for name in READS:
+        value = getattr(step, name, None)
+        if value is not None and value not in defined:
+            raise bad("program", f"{name} of {step}", "an earlier value", value, _WAY_OUT)
+    residual = getattr(step, "residual", -1)
+    if residual != -1 and residual not in defined:
+        raise bad("program", f"residual of {step}", "an earlier value or -1", residual, _WAY_OUT)
+    out = getattr(step, "out", None)
+    if out is not None and (out in defined or out < 0):
+        raise bad("program", f"out of {step}", "a new value", out, _WAY_OUT)
+
+
+def _check_fields(step: Step) -> None:
+    for least, table in ((0, COUNTS), (1, NATURALS)):
+        for name in table.get(type(step), ()):
+            if getattr(step, name) < least:
+                raise bad("program", f"{name} of {step}", f"at least {least}",
+                          getattr(step, name), _WAY_OUT)  # fmt: skip
+    for name in FLAGS.get(type(step), ()):
+        if getattr(step, name) not in (0, 1):
+            raise bad("program", f"{name} of {step}", "0 or 1", getattr(step, name), _WAY_OUT)
+    if isinstance(step, Input):
+        kinds = {"tokens": (0,), "image": (1, 2, 3)}
+        if step.dims not in kinds.get(step.kind, ()):
+            raise bad("program", f"{step}", "tokens of 0 or an image of 1 to 3 dimensions",
+                      f"{step.kind} of {step.dims}", _WAY_OUT)  # fmt: skip
+    if isinstance(step, (Csr, Depthwise, Pool)):
+        _check_window(step, step.window)
+    if isinstance(step, (Csr, Depthwise, Add, Scale)):
+        _check_activation(step, step.activation)
+    if isinstance(step, Csr) and step.rows % step.groups:
+        raise bad("program", f"rows of {step}", "divisible by groups", step.rows, _WAY_OUT)
+    if isinstance(step, Pool) and step.kind not in ("max", "avg"):
+        raise bad("program", f"kind of {step}", "max or avg", step.kind, _WAY_OUT)
+
+
+def _check_window(step: Step, window: Window) -> None:
+    least = min(*window.kernel, *window.stride, *window.dilation)
+    padding = min(*window.before, *window.after)
+    if least < 1 or padding < 0:
+        raise bad("program", f"window of {step}", "positive, with padding of 0 or more",
+                  window, _WAY_OUT)  # fmt: skip
+    if window.mode not in PADDINGS:
+        raise bad("program", f"mode of {step}", f"one of {', '.join(PADDINGS)}",
+                  window.mode, _WAY_OUT)  # fmt: skip
+    if isinstance(step, Pool) and (window.mode != "zeros" or window.before != window.after):
+        raise bad("program", f"window of {step}", "padded equally on both sides",
+                  window, _WAY_OUT)  # fmt: skip
+
+
+def _check_activation(step: Step, activation: Activation) -> None:
+    if activation.kind not in ACTIVATIONS:
+        raise bad("program", f"activation of {step}", f"one of {', '.join(ACTIVATIONS)}",
+                  activation.kind, _WAY_OUT)  # fmt: skip

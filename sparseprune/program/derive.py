@@ -1,0 +1,93 @@
+"""Tensors that a program makes for itself from a layer which stays as it is in the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune.formats import Csr, PackedWeight
+
+Made: TypeAlias = PackedWeight | Tensor
+READ = ("weight", "bias", "running_mean", "running_var")
+"""The tensors of a layer that something may be derived from."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One thing that a program owns.
+
+    Args:
+        recipe: of ``RECIPES``.
+        path: of the layer in the root model; "" for none.
+        name: under which the program holds it.
+        numbers: more that the recipe needs.
+    """
+
+    recipe: str
+    path: str
+    name: str
+    numbers: tuple[int, ...] = ()
+
+
+def layout_for(weight: Tensor, groups: int) -> Csr | None:
+    """How to pack a dense convolution: four rows together, unless its groups forbid it."""
+    layouts = (Csr("groups"), Csr("rows"))
+    return next((f for f in layouts if f.refuses(weight, groups) is None), None)
+
+
+def packed_conv(conv: Any) -> PackedWeight:
+    """The weight of a dense convolution, without its zeros."""
+    weight = conv.weight.detach().flatten(1)
+    layout = layout_for(weight, conv.groups)
+    assert layout is not None, "asked for before lowering"
+    return layout.pack(weight, conv.groups)
+
+
+def norm_scale(norm: Any) -> Tensor:
+    """What a batch normalisation in eval mode multiplies every channel by."""
+    return _scale(norm).float()
+
+
+def norm_shift(norm: Any) -> Tensor:
+    """What a batch normalisation in eval mode adds to every channel."""
+    shift: Tensor = -norm.running_mean.double() * _scale(norm)
+    return (shift if norm.bias is None else shift + norm.bias.double()).float()
+
+
+def _scale(norm: Any) -> Tensor:
+    scale: Tensor = 1 / (norm.running_var.double() + norm.eps).sqrt()
+    return scale if norm.weight is None else scale * norm.weight.double()
+
+
+def placed_channels(root: Any, channels: int, before: int, after: int) -> PackedWeight:
+    """A 1x1 convolution that puts these channels between channels of zeros."""
+    weight = torch.zeros(before + channels + after, channels)
+    weight[before : before + channels] = torch.eye(channels)
+    return Csr("groups").pack(weight)
+
+
+RECIPES: dict[str, Callable[..., Made]] = {
+    "conv": packed_conv,
+    "scale": norm_scale,
+    "shift": norm_shift,
+    "place": placed_channels,
+}
+"""Name -> what makes the thing from its layer."""
+
+
+def make(derived: Derived, layer: nn.Module | None) -> Made:
+    """The derived thing, from the layer as it is now."""
+    with torch.no_grad():
+        return RECIPES[derived.recipe](layer, *derived.numbers)
+
+
+def tensors_of(derived: Derived, layer: nn.Module) -> list[Tensor]:
+    """What the thing depends on."""
+    if not derived.path:
+        return []
+    held = {**layer._parameters, **layer._buffers}
+    return [tensor for name in READ if (tensor := held.get(name)) is not None]

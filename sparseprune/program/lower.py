@@ -1,0 +1,199 @@
+"""From a converted model to a graph in which whole regions are programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from sparseprune.program import mutation
+from sparseprune.program.arguments import Arguments
+from sparseprune.program.builder import Builder, Call, Lowered
+from sparseprune.program.fusing import fuse
+from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
+from sparseprune.program.program import Program
+from sparseprune.program.regions import Before, Kinds, Region, find, in_order
+from sparseprune.program.steps import Input, Output, to_text
+from sparseprune.program.tracing import NotTraced, Shape, Shapes, trace
+
+Modules = dict[str, nn.Module]
+
+
+@dataclass
+class Lowering:
+    """A graph that calls programs, and those programs by the name of their submodule."""
+
+    graph: fx.Graph
+    programs: dict[str, Program]
+
+
+def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) -> Lowering:
+    """Trace a model and replace every region that is worth it by a program.
+
+    Args:
+        model: converted, in eval mode; not changed.
+        arguments: how it is called.
+        probes: tensors for these arguments; the first are the example, others have other sizes.
+
+    Raises:
+        NotTraced: there is no graph, or nothing in it for a program.
+    """
+    graph = trace(model, arguments)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    shapes = _shapes(model, graph, probes)
+    _drop_sizes(graph, shapes, modules)
+    lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
+    before, stay = mutation.order(graph, modules, lowered.__contains__)
+    for node in stay & lowered.keys():
+        del lowered[node]
+    kinds = Kinds(lowered, lambda n: -1 if (s := shapes(n)) is None else len(s[0]))
+    found = find(graph, lowered, before)
+    regions = [r for r in found if _worth_it(r, lowered, kinds, shapes)]
+    if not regions:
+        raise NotTraced("no sparse layer stands next to another step that a program can do")
+    programs = {}
+    for number, region in enumerate(regions):
+        name = f"program_{number}"
+        while name in model._modules or hasattr(model, name):
+            name += "_"
+        programs[name] = _program(region, lowered, kinds, shapes).bind(model)
+    return Lowering(_contract(graph, dict(zip(programs, regions, strict=True)), lowered, kinds,
+                              before), programs)  # fmt: skip
+
+
+Probe = Callable[[Any], "tuple[Shape, ...] | None"]
+
+
+def _shapes(model: nn.Module, graph: fx.Graph, probes: list[list[Tensor]]) -> Probe:
+    """The shapes of a node on every probe."""
+    runs = []
+    for tensors in probes:
+        run = Shapes(model, graph)
+        run.run(*tensors)
+        runs.append(run.found)
+
+    def shapes(node: Any) -> tuple[Shape, ...] | None:
+        if not isinstance(node, fx.Node) or any(node.name not in found for found in runs):
+            return None
+        return tuple(found[node.name] for found in runs)
+
+    return shapes
+
+
+def classify(node: fx.Node, modules: Modules, shapes: Probe) -> Lowered | None:
+    """How a program computes a node, or None."""
+    if shapes(node) is None:
+        return None
+    call = Call(node, str(node.target) if node.op == "call_module" else "", shapes)
+    first: tuple[Any, ...] = (call,)
+    pattern: Callable[..., Lowered | None] | None = None
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        pattern, first = MODULES.get(type(module)), (call, module)
+        if "forward" in vars(module):
+            return None
+    elif node.op == "call_function":
+        pattern = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    elif node.op == "call_method":
+        pattern = METHODS.get(str(node.target))
+    if pattern is None:
+        return None
+    try:
+        lowered = pattern(*first, *node.args, **node.kwargs)
+    except TypeError:  # arguments that the pattern does not know
+        return None
+    if lowered is None or any(shapes(read) is None for read in lowered.reads):
+        return None
+    return lowered
+
+
+def _drop_sizes(graph: fx.Graph, shapes: Probe, modules: Modules) -> None:
+    """view(x.size(0), -1) becomes flatten(1), so that nobody reads x for its size alone."""
+    for node in list(graph.nodes):
+        reshapes = node.op == "call_method" and node.target in ("view", "reshape")
+        if reshapes and classify(node, modules, shapes) is not None:
+            node.args, node.kwargs, node.target = (node.args[0], 1), {}, "flatten"
+    for node in reversed(list(graph.nodes)):
+        asks = node.op == "call_method" and node.target in ("size", "dim")
+        asks |= node.op == "call_function" and node.target is getattr
+        asks |= node.op == "call_function" and shapes(node) is None and _takes_item(node)
+        if asks and not node.users:
+            graph.erase_node(node)
+
+
+def _takes_item(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
+def _worth_it(region: Region, lowered: dict[fx.Node, Lowered], kinds: Kinds, shapes: Probe) -> bool:
+    steps = [node for node in region.nodes if not lowered[node].free]
+    images = {
+        len(shapes(n)[0])  # type: ignore[index]
+        for n in region.nodes
+        if kinds.made(n) == "image"
+    } | {
+        len(shapes(n)[0])  # type: ignore[index]
+        for n, kind in region.inputs(lowered, kinds)
+        if kind == "image"
+    }
+    sparse = any(lowered[node].sparse for node in steps)
+    return sparse and len(steps) > 1 and len(images) <= 1 and bool(region.outputs())
+
+
+def _program(
+    region: Region, lowered: dict[fx.Node, Lowered], kinds: Kinds, shapes: Probe
+) -> Program:
+    builder = Builder()
+    outside: dict[tuple[fx.Node, str], int] = {}
+    for node, kind in region.inputs(lowered, kinds):
+        shape = shapes(node)[0]  # type: ignore[index]
+        image = kind == "image"
+        outside[node, kind] = builder.add(
+            Input,
+            kind=kind,
+            channels=shape[1 if image else -1],
+            dims=len(shape) - 2 if image else 0,
+        )
+    inside: dict[fx.Node, int] = {}
+    for node in region.nodes:
+        values = [
+            inside[read] if read in inside else outside[read, kinds.taken(node, read)]
+            for read in lowered[node].reads
+        ]
+        inside[node] = lowered[node].emit(builder, values)
+    steps = [*builder.steps, *(Output(inside[node]) for node in region.outputs())]
+    text = to_text(fuse(steps))
+    return Program(text, builder.sources, builder.derived.values(), builder.own)
+
+
+def _contract(
+    graph: fx.Graph,
+    regions: dict[str, Region],
+    lowered: dict[fx.Node, Lowered],
+    kinds: Kinds,
+    before: Before,
+) -> fx.Graph:
+    """The graph with one call in place of every region."""
+    last = {node: region.nodes[-1] for region in regions.values() for node in region.nodes}
+    calls = {region.nodes[-1]: name for name, region in regions.items()}
+    contracted: Before = {}
+    for node in graph.nodes:
+        head = last.get(node, node)
+        needs = {last.get(b, b) for b in before[node]} - {head}
+        contracted.setdefault(head, set()).update(needs)
+    new, copied = fx.Graph(), dict[fx.Node, Any]()
+    for node in in_order([n for n in graph.nodes if last.get(n, n) is n], contracted):
+        if node not in calls:
+            copied[node] = new.node_copy(node, copied.__getitem__)
+            continue
+        region = regions[calls[node]]
+        reads = tuple(copied[read] for read, _ in region.inputs(lowered, kinds))
+        made = new.call_module(calls[node], reads)
+        outputs = region.outputs()
+        for i, output in enumerate(outputs):
+            copied[output] = made if len(outputs) == 1 else new.call_function(getitem, (made, i))
+    new.lint()
+    return new

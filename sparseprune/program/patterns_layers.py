@@ -1,0 +1,156 @@
+"""Layers with weights: sparse ones, dense convolutions, batch normalisation in eval mode."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from sparseprune.formats.base import Clamp
+from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.program.builder import Builder, Call, Lowered, is_csr
+from sparseprune.program.derive import layout_for
+from sparseprune.program.steps import Activation, Csr, Depthwise, Pool, Triple, Window
+
+
+def _clamp(clamp: Clamp) -> Activation:
+    low, high = clamp
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    return Activation("clamp", least, most)
+
+
+def _csr(b: Builder, x: int, packed: tuple[str, Any], bias: tuple[str, Any], **fields: Any) -> int:
+    weight = packed[1]
+    return b.add(Csr, x=x, residual=-1, tensors=b.use(packed, bias), rows=weight.rows,
+                 cols=weight.cols, block=weight.block, has_bias=int(bias[1] is not None),
+                 **fields)  # fmt: skip
+
+
+def _named(call: Call, name: str) -> str:
+    return f"{call.path}.{name}"
+
+
+def linear(call: Call, m: SparseLinear, input: Any) -> Lowered | None:
+    """A packed linear layer on the last dimension."""
+    if not is_csr(m.weight):
+        return None
+
+    def emit(b: Builder, x: list[int]) -> int:
+        packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
+        return _csr(b, x[0], packed, bias, groups=1, window=Window(), activation=_clamp(m.clamp))
+
+    return Lowered((input,), emit, "tokens", "tokens", sparse=True)
+
+
+def sparse_conv(call: Call, m: SparseConv2d, input: Any) -> Lowered | None:
+    """A packed convolution."""
+    if not is_csr(m.weight) or call.rank(input) != 4:
+        return None
+    left, right, top, bottom = m.padding
+    window = Window((1, *m.kernel_size), (1, *m.stride), (0, top, left), (0, bottom, right),
+                    (1, *m.dilation), m.padding_mode)  # fmt: skip
+
+    def emit(b: Builder, x: list[int]) -> int:
+        packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
+        return _csr(b, x[0], packed, bias, groups=m.groups, window=window,
+                    activation=_clamp(m.clamp))  # fmt: skip
+
+    return Lowered((input,), emit, "image", "image", sparse=True)
+
+
+def conv(call: Call, m: Any, input: Any) -> Lowered | None:
+    """A dense convolution: packed by the program, or as it is where it filters every channel."""
+    if call.rank(input) != len(m.kernel_size) + 2:
+        return None
+    bias = (_named(call, "bias"), m.bias)
+    if m.groups == m.in_channels > 1:
+
+        def filters(b: Builder, x: list[int]) -> int:
+            first = b.use((_named(call, "weight"), m.weight), bias)
+            return b.add(Depthwise, x=x[0], residual=-1, tensors=first, channels=m.in_channels,
+                         multiplier=m.out_channels // m.in_channels,
+                         has_bias=int(m.bias is not None), window=_window(m),
+                         activation=Activation())  # fmt: skip
+
+        return Lowered((input,), filters, "image", "image")
+    if layout_for(m.weight.detach().flatten(1), m.groups) is None:
+        return None
+
+    def emit(b: Builder, x: list[int]) -> int:
+        packed = b.derive("conv", call.path, m)
+        return _csr(b, x[0], packed, bias, groups=m.groups, window=_window(m),
+                    activation=Activation())  # fmt: skip
+
+    return Lowered((input,), emit, "image", "image")
+
+
+def _window(m: Any) -> Window:
+    """The window of a dense convolution, whose "same" may be uneven."""
+    total = [0 if m.padding == "valid" else d * (k - 1)
+             for d, k in zip(m.dilation, m.kernel_size, strict=True)]  # fmt: skip
+    before = [t // 2 for t in total] if isinstance(m.padding, str) else list(m.padding)
+    after = [t - t // 2 for t in total] if isinstance(m.padding, str) else list(m.padding)
+    return Window(_triple(m.kernel_size), _triple(m.stride), _triple(before, 0), _triple(after, 0),
+                  _triple(m.dilation), m.padding_mode)  # fmt: skip
+
+
+def _triple(sizes: Any, missing: int = 1) -> Triple:
+    depth, height, width = (missing,) * (3 - len(sizes)) + tuple(sizes)
+    return depth, height, width
+
+
+def strided(call: Call, input: Any, index: Any) -> Lowered | None:
+    """x[:, :, ::a, ::b]: a pooling over single pixels."""
+    rank = call.rank(input)
+    if rank not in (3, 4, 5) or not isinstance(index, tuple) or len(index) != rank:
+        return None
+    if not all(isinstance(i, slice) and i.start is None and i.stop is None for i in index):
+        return None
+    strides = [1 if i.step is None else i.step for i in index]
+    if strides[:2] != [1, 1] or not all(type(s) is int and s > 0 for s in strides):
+        return None
+    window = Window(stride=_triple(strides[2:]))
+
+    def emit(b: Builder, x: list[int]) -> int:
+        return b.add(Pool, x=x[0], kind="max", ceil=0, count_padding=1, window=window)
+
+    return Lowered((input,), emit, "image", "image")
+
+
+def pad(call: Call, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
+    """More channels, filled with zeros."""
+    rank = call.rank(input)
+    if rank not in (3, 4, 5) or mode != "constant" or value not in (None, 0):
+        return None
+    sides = list(pad) + [0] * (2 * rank - len(pad))
+    if not all(type(side) is int and side >= 0 for side in sides):
+        return None
+    before, after = sides[2 * rank - 4 : 2 * rank - 2]
+    if sum(sides) != before + after:
+        return None
+    channels = call.shapes(input)[0][1]  # type: ignore[index]
+
+    def emit(b: Builder, x: list[int]) -> int:
+        packed = b.derive("place", "", None, channels, before, after)
+        return _csr(b, x[0], packed, ("", None), groups=1, window=Window(),
+                    activation=Activation())  # fmt: skip
+
+    return Lowered((input,), emit, "image", "image")
+
+
+NORM_RANKS = {nn.BatchNorm1d: 3, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
+
+
+def norm(call: Call, m: Any, input: Any) -> Lowered | None:
+    """Batch normalisation by its running statistics: a scale and a shift of every channel."""
+    if m.training or m.running_mean is None or call.rank(input) != NORM_RANKS[type(m)]:
+        return None
+
+    def emit(b: Builder, x: list[int]) -> int:
+        first = b.use(b.derive("scale", call.path, m), b.derive("shift", call.path, m))
+        return b.add(Depthwise, x=x[0], residual=-1, tensors=first, channels=m.num_features,
+                     multiplier=1, has_bias=1, window=Window(),
+                     activation=Activation())  # fmt: skip
+
+    return Lowered((input,), emit, "image", "image")

@@ -1,0 +1,281 @@
+"""A converted model that runs its programs where a call fits them, and layer by layer elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as torch_module
+from torch.utils import _pytree as pytree
+
+from sparseprune.formats import PackedWeight
+from sparseprune.program.arguments import Arguments, as_call
+from sparseprune.program.lower import Lowering, lower
+from sparseprune.program.program import Program
+from sparseprune.program.tracing import NotTraced
+
+TOLERANCE = 1e-4
+"""Largest difference from the layers one by one, relative to the largest output."""
+
+
+def plan(model: nn.Module, example_inputs: Any) -> str | None:
+    """Let a converted model run its programs. In place; class, names and weights stay.
+
+    The model becomes an instance of a subclass of its class. Its forward runs the programs where
+    the call has the form of the example, is on the CPU, needs no gradient, no module inside is
+    watched by hooks, replaced or in training mode; otherwise the forward of the class. What the
+    forward reads from plain attributes is as it was at planning. A dense convolution or batch
+    normalisation whose tensors change is packed anew, but a change through ``.data`` goes unseen.
+
+    Args:
+        model: in eval mode, with sparse layers.
+        example_inputs: as for ``convert``; other batch and image sizes work as well.
+
+    Returns:
+        Why there are no programs, the model being unchanged; None where there are.
+    """
+    if reason := _refusal(model):
+        return reason
+    try:
+        arguments = Arguments(model, example_inputs)
+        args, kwargs = as_call(example_inputs)
+        example = arguments.tensors(args, kwargs)
+        assert example is not None, "an example has its own form"
+        with torch.no_grad():
+            probes = _probes(model, arguments, example)
+            lowering = lower(model, arguments, _cloned(probes))
+            _become(model, arguments, lowering)
+            if reason := _differs(model, arguments, probes):
+                unplan(model)
+            return reason
+    except (NotTraced, ValueError) as error:
+        return str(error)
+    except Exception as error:  # the model's own code, which may do anything
+        if isinstance(model, Planned):
+            unplan(model)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def unplan(model: nn.Module) -> nn.Module:
+    """Take the programs off again, in place."""
+    if isinstance(model, Planned):
+        for name in type(model)._program_names:
+            model._modules.pop(name, None)
+        model.__dict__.pop("_watched", None)
+        plain: Any = model
+        plain.__class__ = type(model)._unplanned
+    return model
+
+
+def _refusal(model: nn.Module) -> str | None:
+    if isinstance(model, Planned):
+        return "the model has programs already"
+    if model.training:
+        return "the model is in training mode"
+    if "forward" in vars(model) or hasattr(type(model), "__deepcopy__"):
+        return "the model has a forward or a copying of its own"
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or 'the model'!r} has forward hooks"
+    return None
+
+
+def _probes(model: nn.Module, arguments: Arguments, example: list[Tensor]) -> list[list[Tensor]]:
+    """The example, and the example with one more in its batch if the model takes that."""
+    batches = {len(x) if x.dim() else 0 for x in example}
+    if len(batches) != 1 or 0 in batches:
+        return [example]
+    more = [torch.cat([x, x[:1]]) for x in example]
+    try:
+        _call(model, arguments, more)
+    except Exception:  # a model for one batch size
+        return [example]
+    return [example, more]
+
+
+def _cloned(probes: list[list[Tensor]]) -> list[list[Tensor]]:
+    """A forward may change its inputs in place."""
+    return [[x.clone() for x in tensors] for tensors in probes]
+
+
+def _call(model: nn.Module, arguments: Arguments, tensors: list[Tensor]) -> Any:
+    args, kwargs = arguments.filled([x.clone() for x in tensors])
+    return model.forward(*args, **kwargs)
+
+
+def _differs(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) -> str | None:
+    """How the planned model differs from its layers one by one, or None."""
+    for tensors in probes:
+        args, kwargs = arguments.filled([x.clone() for x in tensors])
+        if model._programmed(args, kwargs) is None:  # type: ignore[operator]
+            return "the programs do not serve the example itself"
+        got, form = pytree.tree_flatten(_call(model, arguments, tensors))
+        args, kwargs = arguments.filled([x.clone() for x in tensors])
+        layers = type(model)._unplanned.forward(model, *args, **kwargs)  # type: ignore[attr-defined]
+        expected, wanted = pytree.tree_flatten(layers)
+        if form != wanted:
+            return "the outputs of the programs have another structure"
+        for mine, its in zip(got, expected, strict=True):
+            if isinstance(its, Tensor) and not _close(mine, its):
+                return "the outputs of the programs differ from those of the layers"
+    return None
+
+
+def _close(got: Any, expected: Tensor) -> bool:
+    if not isinstance(got, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(got, expected)
+    finite = expected.isfinite()
+    if not torch.equal(finite, got.isfinite()):
+        return False
+    scale = float(expected[finite].abs().max()) if bool(finite.any()) else 0.0
+    error = float((got - expected)[finite].abs().max()) if bool(finite.any()) else 0.0
+    return error <= TOLERANCE * scale + 1e-7
+
+
+class Planned:
+    """Mixed into the class of a planned model, before it in the order of resolution."""
+
+    _unplanned: type[nn.Module]
+    _arguments: Arguments
+    _program_names: tuple[str, ...]
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The programs where the call fits them, else the forward of the class."""
+        tensors = self._programmed(args, kwargs)
+        if tensors is None:
+            return type(self)._unplanned.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return self._run(*tensors)  # type: ignore[attr-defined]
+
+    def _programmed(self, args: Any, kwargs: Any) -> list[Tensor] | None:
+        """The tensors of a call that the programs serve, or None."""
+        if self.training:  # type: ignore[attr-defined]
+            return None
+        tensors = self._arguments.tensors(args, kwargs)
+        if tensors is None or not self._as_planned():
+            return None
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return None
+        if not torch.compiler.is_compiling():
+            for name in self._program_names:
+                self._modules[name].refresh()  # type: ignore[attr-defined]
+        return tensors
+
+    def _as_planned(self) -> bool:
+        """Whether every module is the one it was, and nobody watches what it does."""
+        watched = self.__dict__.get("_watched")
+        if watched is None:
+            watched = _watch(self)  # type: ignore[arg-type]
+            if not torch.compiler.is_compiling():  # which puts tables of its own in place
+                self._watched = watched
+        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+            return False
+        modules, counts = watched
+        if any(len(table) != count for table, count in counts):
+            return False
+        for siblings, name, module, hooks, pre_hooks in modules:
+            if siblings.get(name) is not module or hooks or pre_hooks or module.training:
+                return False
+        return True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        state = {name: value for name, value in self.__dict__.items() if name != "_watched"}
+        twin.__dict__.update(copy.deepcopy(state, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled without its programs: their class exists in this process alone."""
+        state = {name: value for name, value in self.__dict__.items() if name != "_watched"}
+        programs = self._program_names
+        state["_modules"] = {n: m for n, m in state["_modules"].items() if n not in programs}
+        return _plain, (self._unplanned, state)
+
+
+def _plain(cls: type[nn.Module], state: dict[str, Any]) -> nn.Module:
+    """A model of this class with these attributes."""
+    model = cls.__new__(cls)
+    model.__setstate__(state)
+    return model
+
+
+class PlannedSequential(Planned):
+    """An nn.Sequential, which would count its programs as layers."""
+
+    _modules: dict[str, nn.Module]
+
+    def _layers(self) -> dict[str, nn.Module]:
+        return {n: m for n, m in self._modules.items() if n not in self._program_names}
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._layers().values())
+
+    def __len__(self) -> int:
+        return len(self._modules) - len(self._program_names)
+
+    def __getitem__(self, index: Any) -> Any:
+        layers = self._layers()
+        if isinstance(index, slice):
+            return nn.Sequential(*list(layers.values())[index])
+        if not -len(layers) <= index < len(layers):
+            raise IndexError(f"index {index} is out of range")
+        return next(islice(layers.values(), index % len(layers), None))
+
+
+def _watch(model: nn.Module) -> tuple[list[tuple[Any, ...]], list[tuple[Any, int]]]:
+    """Where each module is held, the module, its tables of hooks; and how many hold containers."""
+    modules = [
+        (parent._modules, name, child, child._forward_hooks, child._forward_pre_hooks)
+        for parent in model.modules()
+        if not isinstance(parent, (Program, PackedWeight))
+        for name, child in parent._modules.items()
+        if child is not None and not isinstance(child, (Program, PackedWeight))
+    ]
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    tables = [m._modules for m in model.modules() if isinstance(m, containers)]
+    return modules, [(table, len(table)) for table in tables]
+
+
+def _become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
+    """Give the model its programs and a class whose forward runs them."""
+    cls = type(model)
+    mixin = PlannedSequential if isinstance(model, nn.Sequential) else Planned
+    members = {
+        "_unplanned": cls,
+        "_arguments": arguments,
+        "_program_names": tuple(lowering.programs),
+        "_run": _function(lowering.graph),
+        "forward": _forward_of(cls),
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+    }
+    planned = type(f"Planned{cls.__name__}", (mixin, cls), members)
+    backend = next(m.backend for m in model.modules() if isinstance(m, PackedWeight))
+    for name, program in lowering.programs.items():
+        model.add_module(name, program.use(backend).eval())
+    model.__class__ = planned
+
+
+def _forward_of(cls: type[nn.Module]) -> Any:
+    """The forward of a planned class, which says of itself what that of the class says."""
+
+    @functools.wraps(cls.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    return forward
+
+
+def _function(graph: fx.Graph) -> Any:
+    """The graph as a method."""
+    code = graph.python_code("self")
+    scope = dict(code.globals)
+    exec(compile(code.src, "<forward planned by sparseprune>", "exec"), scope)
+    return scope["forward"]

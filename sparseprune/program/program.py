@@ -1,0 +1,172 @@
+"""A program as a module: its text, and where the tensors come from that its steps use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import astuple
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sparseprune import backends
+from sparseprune.errors import bad
+from sparseprune.formats import PackedWeight
+from sparseprune.ops.run import parse
+from sparseprune.program.derive import Derived, make, tensors_of
+from sparseprune.program.steps import Output
+
+PACKED = ("values", "columns", "counts", "starts")
+"""Buffers of a packed weight, in the order that steps take them."""
+
+
+class Program(nn.Module):
+    """Runs a part of a model in one call; most of the weights stay where they are in that model.
+
+    A source is the path of a tensor or packed weight in the root model ("layer1.0.conv1.weight",
+    "fc.bias"); one that begins with a dot (".weight_0") lies in the program itself. The program
+    owns what it derives from layers that stay dense: it is made anew when they change.
+
+    Args:
+        text: the steps (:mod:`sparseprune.program.steps`).
+        sources: of the tensors, in the order in which the steps count them.
+        derived: what the program owns, as data.
+        own: name -> packed weight or tensor, for every derived one.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        sources: Iterable[str],
+        derived: Iterable[Derived] = (),
+        own: dict[str, PackedWeight | Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.text, self.sources, self.derived = text, tuple(sources), tuple(derived)
+        self.backend, self.namespace = "auto", ""
+        outputs = sum(isinstance(step, Output) for step in parse(text))
+        self._single = outputs == 1
+        # Lists, which nn.Module does not look into: these modules and tensors belong to others.
+        self._bound: list[tuple[nn.Module, str, str]] = []
+        self._layers: list[nn.Module] = []
+        self._seen: list[tuple[Tensor, int]] | None = None
+        for name, made in (own or {}).items():
+            self._own(name, made)
+
+    def _own(self, name: str, made: PackedWeight | Tensor) -> None:
+        if isinstance(made, PackedWeight):
+            self.add_module(name, made)
+        elif name in self._buffers:
+            self._buffers[name] = made
+        else:
+            self.register_buffer(name, made)
+
+    def spec(self) -> dict[str, Any]:
+        """What :meth:`from_spec` needs besides what the program owns, as plain data."""
+        return {
+            "text": self.text,
+            "sources": list(self.sources),
+            "derived": [list(astuple(d)) for d in self.derived],
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], own: dict[str, PackedWeight | Tensor]) -> Program:
+        """The inverse of :meth:`spec`, unbound.
+
+        Raises:
+            ValueError: a text that is not a program, or things missing that it should own.
+        """
+        derived = [Derived(r, path, name, tuple(n)) for r, path, name, n in spec["derived"]]
+        if {d.name for d in derived} != own.keys():
+            raise bad("Program", "own", f"{sorted(d.name for d in derived)}", sorted(own),
+                      "save the model again")  # fmt: skip
+        return cls(spec["text"], spec["sources"], derived, own)
+
+    def bind(self, root: nn.Module) -> Self:
+        """Find the sources in this model, whose modules the program uses from now on.
+
+        Raises:
+            ValueError: a source that the model does not have.
+        """
+        self._bound = []
+        for source in self.sources:
+            base, path = (self, source[1:]) if source.startswith(".") else (root, source)
+            parent, _, name = path.rpartition(".")
+            try:
+                owner: Any = base.get_submodule(parent)
+                found = getattr(owner, name)
+            except AttributeError as error:
+                way_out = "bind the model that the program was made for"
+                expected = "a tensor of the model"
+                raise bad("Program.bind", source, expected, str(error), way_out) from error
+            if isinstance(found, PackedWeight):
+                self._bound += [(found, "_buffers", buffer) for buffer in PACKED]
+            else:
+                table = "_parameters" if name in owner._parameters else "_buffers"
+                self._bound.append((owner, table, name))
+        self._layers = [root.get_submodule(d.path) for d in self.derived]
+        self._seen = None
+        return self
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the steps use, as the modules hold them now."""
+        # Attributes of the modules would go through Module.__getattr__, 1 us each.
+        return [getattr(module, table)[name] for module, table, name in self._bound]
+
+    def refresh(self) -> None:
+        """Derive anew what comes from layers that have changed since the last call."""
+        pairs = zip(self.derived, self._layers, strict=True)
+        seen = [(t, _version(t)) for derived, layer in pairs for t in tensors_of(derived, layer)]
+        before, self._seen = self._seen, seen
+        if before is None:
+            return
+        same = len(before) == len(seen) and all(
+            old is new and count == now
+            for (old, count), (new, now) in zip(before, seen, strict=True)
+        )
+        if not same:
+            for derived, layer in zip(self.derived, self._layers, strict=True):
+                made = make(derived, layer)
+                if isinstance(made, PackedWeight):  # the buffers move in: sources point at them
+                    held: Any = getattr(self, derived.name)
+                    for name in PACKED:
+                        held._buffers[name] = made._buffers[name]
+                else:
+                    self._own(derived.name, made)
+
+    def use(self, backend: str = "auto") -> Self:
+        """Choose who computes, now and after every move to another device.
+
+        Raises:
+            ValueError: unknown backend, or one that refuses this device.
+        """
+        self.namespace = backends.choose(self._device(), backend).namespace
+        self.backend = backend
+        return self
+
+    def _device(self) -> torch.device:
+        return self.tensors()[0].device if self._bound else torch.device("cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self._bound:  # a forced backend that cannot follow gives way to "auto"
+            self.use(self.backend if backends.serves(self.backend, self._device()) else "auto")
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which have tensors of their own."""
+        return {**self.__dict__, "_seen": None}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The outputs: a tensor, or a tuple of several."""
+        op = getattr(torch.ops, self.namespace).run.default
+        outputs = op(list(inputs), self.tensors(), self.text)
+        return outputs[0] if self._single else tuple(outputs)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.text.splitlines())} steps, {len(self.sources)} sources"
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

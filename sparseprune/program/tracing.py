@@ -1,0 +1,91 @@
+"""The forward of a model as a graph, for the arguments that its example gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparseprune.copying import copy_with
+from sparseprune.nn import SPARSE
+from sparseprune.program.arguments import Arguments
+
+Shape = tuple[int, ...]
+
+
+class NotTraced(Exception):
+    """Why a model has no graph."""
+
+
+class _Tracer(fx.Tracer):
+    """Sparse layers are leaves; only the tensors among the arguments become placeholders."""
+
+    trace_asserts = True
+    proxy_buffer_attributes = True  # a buffer is read when the graph runs, not baked in
+
+    def __init__(self, arguments: Arguments) -> None:
+        super().__init__()
+        self._arguments = arguments
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        sparse = isinstance(m, tuple(SPARSE.values()))
+        return sparse or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            raise NotTraced("the forward uses autocast, which a graph does not hold")
+        return super().create_node(*args, **kwargs)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._arguments.names]
+
+        def run(root: nn.Module, *tensors: Any) -> Any:
+            args, kwargs = self._arguments.filled(tensors)
+            return root_fn(root, *args, **kwargs)
+
+        return run, [self.root, *proxies]
+
+
+def trace(model: nn.Module, arguments: Arguments) -> fx.Graph:
+    """The graph of calls to layers, functions and methods that the example leads to.
+
+    Raises:
+        NotTraced: the forward branches on values, draws random numbers or makes tensors.
+    """
+    drawn = torch.get_rng_state()
+    copy = copy_with(model, {})  # tracing runs the forward and may leave its placeholders behind
+    try:
+        graph = _Tracer(arguments).trace(copy)
+    except NotTraced:
+        raise
+    except Exception as error:  # the model's own code
+        raise NotTraced(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        same = torch.equal(drawn, torch.get_rng_state())
+        torch.set_rng_state(drawn)
+    if not same:
+        raise NotTraced("the forward draws random numbers, which would become constants")
+    known = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+    known |= {n for n, _ in model.named_buffers(remove_duplicate=False)}
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in known:
+            raise NotTraced("the forward uses a tensor that is neither parameter nor buffer")
+    return graph
+
+
+class Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of every float32 tensor in it."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(fx.GraphModule(model, graph))
+        self.found: dict[str, Shape] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and value.dtype == torch.float32:
+            self.found[n.name] = tuple(value.shape)
+        return value
