@@ -89,7 +89,7 @@ void Builder::pool(const Step& s) {
   for (int d = 0; d < 3; ++d) {
     window.kernel[d] = s.window.kernel[d], window.stride[d] = s.window.stride[d];
     window.before[d] = s.window.before[d], window.dilation[d] = s.window.dilation[d];
-    window.padded_end[d] = size[d] + s.window.after[d];
+    window.padded_end[d] = s.window.before[d] + size[d] + s.window.after[d];
     scratch += s.window.before[d] + s.window.after[d] + s.window.stride[d] +
                s.window.kernel[d] * s.window.dilation[d];
   }
