@@ -24,14 +24,18 @@ TOLERANCE = 1e-3
 """Largest difference from dense, relative to the largest output, that passes the check."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Layer:
-    """A prunable layer of the copy and what was seen of it."""
+    """A prunable layer of the copy and what was seen of it.
+
+    ``best`` is its fastest packed form, if there is one; ``sparse`` the same where it beats dense.
+    """
 
     names: list[str]
     module: nn.Module
     row: Row
     calls: dict[tuple[Any, ...], tuple[Tensor, int]] = field(default_factory=dict)
+    best: nn.Module | None = None
     sparse: nn.Module | None = None
 
 
@@ -78,12 +82,15 @@ def choose(tied: list[Layer], formats: tuple[Format, ...], backend: str, keep_de
             layer.row.reason = reason
     for layer in tied[1:]:
         layer.row.tied_to = tied[0].row.name
-    first = next((layer for layer in tied if layer.sparse is not None), None)
-    for layer in tied:
-        if first is not None and layer is not first and layer.sparse is not None:
-            weight: PackedWeight = first.sparse.weight  # type: ignore[union-attr, assignment]
-            layer.sparse = SPARSE[type(layer.module)].from_dense(layer.module, weight=weight)  # type: ignore[arg-type]
-            layer.row.kernel, layer.row.packed_bytes = first.row.kernel, first.row.packed_bytes
+    _share([layer for layer in tied if layer.sparse is not None])
+    _share([layer for layer in tied if layer.best is not None and layer.sparse is None])
+
+
+def _share(tied: list[Layer]) -> None:
+    for layer in tied[1:]:
+        weight: PackedWeight = tied[0].best.weight  # type: ignore[union-attr, assignment]
+        twin = SPARSE[type(layer.module)].from_dense(layer.module, weight=weight)  # type: ignore[arg-type]
+        layer.best, layer.sparse = twin, twin if layer.sparse is not None else None
 
 
 def _refusal(layer: Layer, keep_dense: str) -> str | None:
@@ -117,20 +124,20 @@ def _measure(layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense
     times = _time({"dense": dense, **candidates}, layer)
     best = min(candidates, key=times.__getitem__)
     row.dense_ms, row.sparse_ms = times["dense"], times[best]
+    layer.best = candidates[best]
     if keep_dense == "auto" and times[best] > MARGIN * times["dense"]:
         gain = times["dense"] / times[best]
         row.reason = f"packed is not {1 / MARGIN - 1:.0%} faster ({best}: {gain:.2f}x)"
         return
-    layer.sparse = candidates[best]
-    row.kernel = f"{best} {_engine(candidates[best].weight)}"  # type: ignore[arg-type]
-    row.packed_bytes = candidates[best].weight.nbytes  # type: ignore[union-attr, assignment]
+    layer.sparse = layer.best
 
 
 def _misfit(f: Format, kind: str) -> str | None:
     return None if kind in f.serves else f"{f.stem} serves {', '.join(f.serves)} alone"
 
 
-def _engine(weight: PackedWeight) -> str:
+def engine(weight: PackedWeight) -> str:
+    """Who computes with this weight: an instruction set, a device or the reference."""
     if weight.namespace == backends.REFERENCE.namespace:
         return "reference"
     return backends.current_isa() if weight.device.type == "cpu" else weight.device.type

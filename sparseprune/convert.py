@@ -9,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import backends
-from sparseprune.autotune import caller, compare_ms
+from sparseprune.autotune import caller
 from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, watch
 from sparseprune.copying import copy_settled, copy_with
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import FORMATS, Format, PackedWeight
-from sparseprune.fuse import fuse_activations
+from sparseprune.forms import settle
 from sparseprune.nn import SPARSE
+from sparseprune.program.fold import fold_batchnorm
 from sparseprune.report import Report, Row
-
-WHOLE_MARGIN = 0.97
-"""The packed model is taken when its time is below this share of the dense one."""
 
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase,
                nn.MultiheadAttention)  # fmt: skip
@@ -36,9 +34,12 @@ def convert(
     """A copy of a pruned model whose sparse layers run packed wherever that is faster.
 
     Every Linear and Conv2d is timed dense and in each fitting format on the inputs that it really
-    gets; the fastest stays. The given model is not changed. Exact zeros, Masks and
-    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy. A
-    ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it and becomes an Identity.
+    gets. The given model is not changed. Exact zeros, Masks and torch.nn.utils.prune are all
+    understood; parametrizations are made permanent in the copy. Batch normalisation is folded into
+    the layer before it; a ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it.
+    Where torch.fx can trace the model, whole regions of it become programs: one native call that
+    keeps its activations in the layout of its kernels (:mod:`sparseprune.program`). The fastest
+    of dense, packed layers and programs stays.
 
     Args:
         model: any nn.Module.
@@ -59,24 +60,26 @@ def convert(
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     formats = _check_arguments(model, backend, format, keep_dense)
-    copy = copy_settled(model).eval()
-    if not any(type(m) in SPARSE for m in copy.modules()):
+    dense = copy_settled(model).eval()
+    if not any(type(m) in SPARSE for m in dense.modules()):
         raise bad("convert", "model", "a model with Linear or Conv2d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
     inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
-    layers = _find_layers(copy)
-    buffers = {buffer: buffer.clone() for buffer in copy.buffers()}
+    buffers = {buffer: buffer.clone() for buffer in dense.buffers()}
     with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
-        watch(layers, caller(copy, inputs))
+        folded = copy_with(dense, {}).eval()
+        fold_batchnorm(folded, inputs)
+        layers = _find_layers(folded)
+        watch(layers, caller(folded, inputs))
         for shared in share_weights(layers):
             choose(shared, formats, backend, keep_dense)
         report = Report([layer.row for layer in layers])
-        copy = _settle(copy, layers, report, inputs, keep_dense)
+        converted = settle(dense, folded, layers, report, inputs, backend, keep_dense)
         for buffer, before in buffers.items():  # what the runs counted or cached
             buffer.copy_(before)
-    report.rows += _unsupported(copy)
-    copy.report = report  # type: ignore[assignment]
-    return copy
+    report.rows += _unsupported(converted)
+    converted.report = report  # type: ignore[assignment]
+    return converted
 
 
 def _check_arguments(
@@ -123,50 +126,6 @@ def _find_layers(model: nn.Module) -> list[Layer]:
         )
         layers[id(module)] = Layer([name], module, row)
     return list(layers.values())
-
-
-def _settle(
-    copy: nn.Module, layers: list[Layer], report: Report, inputs: Any, keep_dense: str
-) -> nn.Module:
-    """Put the sparse layers in place, and dense ones back if the whole model is not faster."""
-    dense_run = caller(copy, inputs)
-    replacements = {layer.module: layer.sparse for layer in layers if layer.sparse is not None}
-    if not replacements:
-        report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
-        return copy
-    sparse = copy_with(copy, replacements).eval()
-    if (untraced := fuse_activations(sparse)) is not None:
-        report.notes.append(f"activations stay layers of their own, fx traced none: {untraced}")
-    runs = {"dense": dense_run, "sparse": caller(sparse, inputs)}
-    try:
-        runs["sparse"]()
-    except Exception as error:  # the model's own code, which may use a weight past its layer
-        reason = f"the model does not run with packed layers: {type(error).__name__}: {error}"
-        report.dense_ms = report.sparse_ms = compare_ms({"dense": dense_run})["dense"]
-        return _keep_dense(copy, layers, reason)
-    for _ in range(2):  # a slower model is measured again before it is believed
-        times = compare_ms(runs)
-        report.dense_ms, report.sparse_ms = times["dense"], times["sparse"]
-        if keep_dense == "never" or times["sparse"] <= WHOLE_MARGIN * times["dense"]:
-            _name_fused(layers)
-            return sparse
-    report.notes.append(f"kept dense: packed, the whole model took {times['sparse']:.3f} ms")
-    report.sparse_ms = report.dense_ms
-    return _keep_dense(copy, layers, "the whole model was not faster with packed layers")
-
-
-def _name_fused(layers: list[Layer]) -> None:
-    for layer in layers:
-        if layer.sparse is not None and layer.sparse.clamp != (None, None):
-            layer.row.kernel += " + activation"
-
-
-def _keep_dense(copy: nn.Module, layers: list[Layer], reason: str) -> nn.Module:
-    for layer in layers:
-        if layer.sparse is not None:
-            layer.row.reason = reason
-            layer.row.kernel, layer.row.packed_bytes = "dense", layer.row.dense_bytes
-    return copy
 
 
 def _unsupported(model: nn.Module) -> list[Row]:

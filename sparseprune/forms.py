@@ -1,0 +1,120 @@
+"""The forms that a whole converted model can take, timed against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparseprune import backends
+from sparseprune.autotune import caller, compare_ms
+from sparseprune.choose import Layer, engine
+from sparseprune.copying import copy_with
+from sparseprune.fuse import fuse_activations
+from sparseprune.program.planned import Planned, plan
+from sparseprune.report import Report
+
+WHOLE_MARGIN = 0.97
+"""A packed model is taken when its time is below this share of the dense one."""
+
+
+@dataclass
+class Form:
+    """A model and the layers that are packed in it."""
+
+    model: nn.Module
+    packed: dict[Layer, nn.Module]
+
+
+def settle(
+    dense: nn.Module,
+    folded: nn.Module,
+    layers: list[Layer],
+    report: Report,
+    inputs: Any,
+    backend: str,
+    keep_dense: str,
+) -> nn.Module:
+    """The fastest form of the model, with times and kernels in the report.
+
+    Args:
+        dense: the settled copy, and the result where nothing is faster.
+        folded: the same without batch normalisation, which `layers` belong to.
+        layers: after :func:`sparseprune.choose.choose`.
+        report: of these layers; filled in.
+        inputs: example inputs.
+        backend, keep_dense: as for ``convert``.
+    """
+    run = caller(dense, inputs)
+    forms = _forms(folded, layers, report, inputs, backend, keep_dense)
+    runs = {"dense": run, **{name: caller(form.model, inputs) for name, form in forms.items()}}
+    for name in list(forms):
+        try:
+            runs[name]()
+        except Exception as error:  # the model's own code, which may use a weight past its layer
+            _explain(layers, f"the model does not run packed: {type(error).__name__}: {error}")
+            del forms[name], runs[name]
+    if not forms:
+        report.dense_ms = report.sparse_ms = compare_ms({"dense": run})["dense"]
+        return dense
+    for _ in range(2):  # a slower model is measured again before it is believed
+        times = compare_ms(runs)
+        best = min(forms, key=times.__getitem__)
+        report.dense_ms, report.sparse_ms = times["dense"], times[best]
+        if keep_dense == "never" or times[best] <= WHOLE_MARGIN * times["dense"]:
+            _name_kernels(layers, forms[best])
+            return forms[best].model
+    report.notes.append(f"kept dense: packed, the whole model took {times[best]:.3f} ms")
+    report.sparse_ms = report.dense_ms
+    _explain(layers, "the whole model was not faster packed")
+    return dense
+
+
+def _forms(
+    folded: nn.Module,
+    layers: list[Layer],
+    report: Report,
+    inputs: Any,
+    backend: str,
+    keep_dense: str,
+) -> dict[str, Form]:
+    """Packed layer by layer where each of them is faster; and as programs, every layer packed."""
+    forms: dict[str, Form] = {}
+    faster = {layer: layer.sparse for layer in layers if layer.sparse is not None}
+    if faster:
+        forms["layers"] = Form(_packed(folded, faster, report), faster)
+    every = {layer: layer.best for layer in layers if layer.best is not None}
+    device = next(folded.parameters()).device
+    if every and device.type == "cpu" and backends.choose(device, backend) is backends.CPU:
+        model = _packed(folded, every, None)
+        if (reason := plan(model, inputs)) is None:
+            forms["programs"] = Form(model, every)
+        else:
+            report.notes.append(f"no programs, the layers run one by one: {reason}")
+    return forms
+
+
+def _packed(folded: nn.Module, packed: dict[Layer, nn.Module], report: Report | None) -> nn.Module:
+    model = copy_with(folded, {layer.module: twin for layer, twin in packed.items()}).eval()
+    if (untraced := fuse_activations(model)) is not None and report is not None:
+        report.notes.append(f"activations stay layers of their own, fx traced none: {untraced}")
+    return model
+
+
+def _name_kernels(layers: list[Layer], form: Form) -> None:
+    """Rows tell what runs in the chosen form."""
+    program = " in a program" if isinstance(form.model, Planned) else ""
+    for layer in layers:
+        twin: Any = form.packed.get(layer)
+        if twin is None:
+            continue
+        fused = " + activation" if twin.clamp != (None, None) else ""
+        layer.row.kernel = f"{twin.weight.name} {engine(twin.weight)}{fused}{program}"
+        layer.row.packed_bytes, layer.row.reason = twin.weight.nbytes, ""
+
+
+def _explain(layers: list[Layer], reason: str) -> None:
+    for layer in layers:
+        if layer.sparse is not None:
+            layer.row.reason = reason
