@@ -53,7 +53,10 @@ def settle(
         try:
             runs[name]()
         except Exception as error:  # the model's own code, which may use a weight past its layer
-            _explain(layers, f"the model does not run packed: {type(error).__name__}: {error}")
+            _explain(
+                layers,
+                f"the model does not run with packed layers: {type(error).__name__}: {error}",
+            )
             del forms[name], runs[name]
     if not forms:
         report.dense_ms = report.sparse_ms = compare_ms({"dense": run})["dense"]
@@ -67,7 +70,7 @@ def settle(
             return forms[best].model
     report.notes.append(f"kept dense: packed, the whole model took {times[best]:.3f} ms")
     report.sparse_ms = report.dense_ms
-    _explain(layers, "the whole model was not faster packed")
+    _explain(layers, "the whole model was not faster with packed layers")
     return dense
 
 
@@ -90,7 +93,7 @@ def _forms(
         model = _packed(folded, every, None)
         if (reason := plan(model, inputs)) is None:
             forms["programs"] = Form(model, every)
-        else:
+        elif len(every) > 1:
             report.notes.append(f"no programs, the layers run one by one: {reason}")
     return forms
 

@@ -21,6 +21,6 @@ def script_times(
         calls.append({name: ms(name) for name in functions})
         return calls[-1]
 
-    for module in ("sparseprune.choose", "sparseprune.convert"):
+    for module in ("sparseprune.choose", "sparseprune.forms"):
         monkeypatch.setattr(sys.modules[module], "compare_ms", compare)
     return calls

@@ -215,7 +215,7 @@ def test_convert_times_it_for_few_rows_of_input_only(monkeypatch: pytest.MonkeyP
 
     def ms(name: str) -> float:
         seen.append(name)
-        return 0.1 if name in ("bitmask", "sparse") else 1.0
+        return 0.1 if name in ("bitmask", "layers", "programs") else 1.0
 
     script_times(monkeypatch, ms)
     fast = converted(MAX_TOKENS)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparseprune import choose, convert
 from sparseprune.nn import SparseLinear
+from sparseprune.program.planned import Planned
 from sparseprune.prune import prune
 
 pytestmark = as_convert_is_tested
@@ -32,7 +33,8 @@ TIMES = {
     "csr/sorted": 0.7,
     "bitmask": 0.8,
     "dense": 1.0,
-    "sparse": 0.5,
+    "layers": 0.5,
+    "programs": 0.6,
 }
 
 
@@ -64,14 +66,14 @@ def test_dense_stays_without_a_margin(
 
 
 def test_a_near_tie_of_the_whole_model_goes_back_to_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = decide(monkeypatch, {**TIMES, "sparse": 0.98}.__getitem__)
+    fast = decide(monkeypatch, {**TIMES, "layers": 0.98, "programs": 2.0}.__getitem__)
     assert type(fast[0]) is nn.Linear
-    fast = decide(monkeypatch, {**TIMES, "sparse": 0.96}.__getitem__)
+    fast = decide(monkeypatch, {**TIMES, "layers": 0.96, "programs": 2.0}.__getitem__)
     assert isinstance(fast[0], SparseLinear)
 
 
 def test_a_slower_whole_model_goes_back_to_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = decide(monkeypatch, {**TIMES, "sparse": 1.1}.__getitem__)
+    fast = decide(monkeypatch, {**TIMES, "layers": 1.1, "programs": 2.0}.__getitem__)
     row = fast.report.rows[0]
     assert type(fast[0]) is nn.Linear
     assert row.kernel == "dense"
@@ -83,9 +85,32 @@ def test_a_slower_whole_model_goes_back_to_dense(monkeypatch: pytest.MonkeyPatch
 
 def test_a_slower_whole_model_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = iter([1.1, 0.9])
-    fast = decide(monkeypatch, lambda name: next(whole) if name == "sparse" else TIMES[name])
+    times = {**TIMES, "programs": 2.0}
+    fast = decide(monkeypatch, lambda name: next(whole) if name == "layers" else times[name])
     assert isinstance(fast[0], SparseLinear)
     assert fast.report.sparse_ms == 0.9
+
+
+@pytest.mark.parametrize("faster", ["layers", "programs"])
+def test_the_fastest_form_of_the_whole_model_stays(
+    monkeypatch: pytest.MonkeyPatch, faster: str
+) -> None:
+    times = {**TIMES, "layers": 0.5, "programs": 0.5, faster: 0.3}
+    script_times(monkeypatch, times.__getitem__)
+    model = prune_(nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5)), 0.2)
+    fast = convert(model, torch.randn(6, 20))
+    assert isinstance(fast, Planned) is (faster == "programs")
+    assert fast.report.sparse_ms == 0.3
+    assert all(("program" in row.kernel) is isinstance(fast, Planned) for row in fast.report.rows)
+
+
+def test_layers_slower_than_dense_may_still_join_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = dict.fromkeys(TIMES, 1.1) | {"dense": 1.0, "programs": 0.5}
+    script_times(monkeypatch, times.__getitem__)
+    model = prune_(nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 5)), 0.2)
+    fast = convert(model, torch.randn(6, 20))
+    assert isinstance(fast[0], SparseLinear) and isinstance(fast, Planned)
+    assert all(row.kernel != "dense" and not row.reason for row in fast.report.rows)
 
 
 def test_a_slower_whole_model_stays_packed_with_keep_dense_never(
