@@ -87,7 +87,11 @@ def _forms(
     faster = {layer: layer.sparse for layer in layers if layer.sparse is not None}
     if faster:
         forms["layers"] = Form(_packed(folded, faster, report), faster)
-    every = {layer: layer.best for layer in layers if layer.best is not None}
+    every = {
+        layer: layer.best
+        for layer in layers
+        if layer.best is not None and not _depthwise(layer.module)
+    }
     device = next(folded.parameters()).device
     if every and device.type == "cpu" and backends.choose(device, backend) is backends.CPU:
         model = _packed(folded, every, None)
@@ -96,6 +100,11 @@ def _forms(
         elif len(every) > 1:
             report.notes.append(f"no programs, the layers run one by one: {reason}")
     return forms
+
+
+def _depthwise(module: nn.Module) -> bool:
+    """Its few weights per channel gain nothing from an index; programs have a step for it."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
 
 
 def _packed(folded: nn.Module, packed: dict[Layer, nn.Module], report: Report | None) -> nn.Module:
