@@ -6,7 +6,6 @@
 namespace {
 
 using sparseprune::Clamp;
-using sparseprune::Run;
 constexpr int kWidth = 8, kVectors = 2;
 using Vec = __m256;
 
@@ -57,6 +56,5 @@ inline void copy(float* dst, const float* src, int64_t count, Op op) {
 
 namespace sparseprune {
 extern const PanelKernels panel_avx2;
-const PanelKernels panel_avx2 = {kWidth,    kVectors,   pack_tokens, store_tokens,
-                                 pack_runs, store_runs, fill};
+const PanelKernels panel_avx2 = {kWidth, kVectors, pack_tokens, store_tokens, fill};
 }  // namespace sparseprune

@@ -6,7 +6,6 @@
 namespace {
 
 using sparseprune::Clamp;
-using sparseprune::Run;
 constexpr int kWidth = 16, kVectors = 4;
 using Vec = __m512;
 
@@ -61,6 +60,5 @@ inline void copy(float* dst, const float* src, int64_t count, Op op) {
 
 namespace sparseprune {
 extern const PanelKernels panel_avx512;
-const PanelKernels panel_avx512 = {kWidth,    kVectors,   pack_tokens, store_tokens,
-                                   pack_runs, store_runs, fill};
+const PanelKernels panel_avx512 = {kWidth, kVectors, pack_tokens, store_tokens, fill};
 }  // namespace sparseprune

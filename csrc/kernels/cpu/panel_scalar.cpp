@@ -4,7 +4,6 @@
 namespace {
 
 using sparseprune::Clamp;
-using sparseprune::Run;
 constexpr int kWidth = 4, kVectors = 4;
 struct Vec {};  // no vectors here: everything goes one float at a time
 
@@ -30,6 +29,5 @@ inline void copy(float* dst, const float* src, int64_t count, Op op) {
 
 namespace sparseprune {
 extern const PanelKernels panel_scalar;
-const PanelKernels panel_scalar = {kWidth,    kVectors,   pack_tokens, store_tokens,
-                                   pack_runs, store_runs, fill};
+const PanelKernels panel_scalar = {kWidth, kVectors, pack_tokens, store_tokens, fill};
 }  // namespace sparseprune
