@@ -21,6 +21,7 @@ from sparseprune.copying import copy_with
 from sparseprune.formats import FORMATS
 from sparseprune.io import load
 from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.program.planned import Planned, plan
 from sparseprune.prune import prune
 
 
@@ -103,6 +104,43 @@ class Branches(nn.Module):
         return self.head(x) if x.sum() > 0 else self.head2(x)
 
 
+class Separable(nn.Module):
+    """As mobile networks: a dense first layer, filters of every channel, a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.expand = nn.Conv2d(8, 32, 1)
+        self.filter = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.project = nn.Conv2d(32, 8, 1)
+        self.head = nn.Linear(8, 400)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        x = F.relu6(self.norm(self.stem(x)))
+        x = x + self.project(F.relu6(self.filter(F.relu6(self.expand(x)))))
+        return self.head(F.relu(x).mean((2, 3))) * scale
+
+
+class Regions(nn.Module):
+    """Two regions, and between them what no program does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(16, 24), nn.Linear(24, 24), nn.Linear(24, 5)
+        self.register_buffer("shift", torch.rand(24))
+
+    def forward(self, x: Tensor, *, flip: bool = False) -> dict[str, Tensor]:
+        x = torch.cumsum(F.relu(self.b(F.relu(self.a(x)))), -1) + self.shift
+        x = x.flip(-1) if flip else x
+        return {"logits": self.c(F.silu(self.b(x)))}
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(48, 200), nn.ReLU(), nn.Linear(200, 64), nn.GELU(),
+                         nn.Linear(64, 7))  # fmt: skip
+
+
 def sequential() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1)))
 
@@ -136,7 +174,10 @@ small = {"width": 32, "depth": 2, "heads": 4, "vocab": 50, "context": 16}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "sequential": (sequential, lambda: image(4, 6)),
     "layers": (layers, lambda: image(2, 3, 7, 7)),
+    "mlp": (mlp, lambda: image(4, 48)),
     "residual": (Residual, lambda: image(2, 3, 8, 8)),
+    "separable": (Separable, lambda: image(2, 3, 16, 14)),
+    "regions": (Regions, lambda: image(6, 16)),
     "tied": (Tied, lambda: tokens(11, 2, 5)),
     "attends": (Attends, lambda: image(2, 5, 16)),
     "lstm": (lambda: nn.LSTM(4, 5, 2, bidirectional=True, proj_size=3), lambda: image(6, 2, 4)),
@@ -167,16 +208,31 @@ def packed(model: nn.Module, x: Tensor, format: str = "csr") -> nn.Module:
 def run(model: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         y = model(x)
+    y = y["logits"] if isinstance(y, dict) else y
     return y if isinstance(y, Tensor) else y[0]
 
 
-def pack_all(model: nn.Module, name: str) -> nn.Module:
+def planned(name: str) -> tuple[nn.Module, Tensor]:
+    """The network with its programs, packed but for first and depthwise convolutions."""
+    model, x = make(name)
+    fast = pack_all(model, "csr/groups", ("stem", "filter", "conv1")).eval()
+    reason = plan(fast, x)
+    assert reason is None, reason
+    return fast, x
+
+
+def serves(model: Any, *args: Any, **kwargs: Any) -> bool:
+    """Whether the programs of a model take this call."""
+    return isinstance(model, Planned) and model._programmed(args, kwargs) is not None
+
+
+def pack_all(model: nn.Module, name: str, keep: tuple[str, ...] = ()) -> nn.Module:
     """A copy with every Linear and Conv2d in one format, whatever convert would choose."""
     fmt = next(f for f in FORMATS if f.name == name)
     twins: dict[nn.Module, nn.Module] = {}
-    for child in model.modules():
+    for path, child in model.named_modules():
         twin: Any = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}.get(type(child))  # type: ignore[call-overload]
-        if twin is None or twin.kind not in fmt.serves:
+        if path in keep or twin is None or twin.kind not in fmt.serves:
             continue
         if fmt.refuses(*twin.dense_weight(child)) is None:
             twins[child] = twin.from_dense(child, fmt)

@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from io_problems import NETWORKS, Branches, Residual, image, make, pack_all, packed, run, sequential
+from io_problems import (
+    NETWORKS,
+    Branches,
+    Residual,
+    image,
+    make,
+    pack_all,
+    packed,
+    planned,
+    run,
+    sequential,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,6 +37,8 @@ from sparseprune.io import load, save
 from sparseprune.nn import SparseLinear
 from sparseprune.prune import prune
 
+PLANNED = ("mlp", "residual", "separable", "regions", "lenet_5", "resnet20", "mobilenet_v2", "gpt")
+"""Networks that run programs."""
 ROOT = Path(sparseprune.__file__ or "").resolve().parents[1]
 
 FRESH = """
@@ -38,7 +51,11 @@ for saved in sorted(Path(sys.argv[1]).glob("*.model")):
     with torch.inference_mode():
         model = load(saved)
         y = model(load_file(saved.with_suffix(".x"))["x"])
+        if "-planned" in saved.name:
+            x = load_file(saved.with_suffix(".x"))["x"]
+            assert model._programmed((x,), {}) is not None, saved
     assert not any(m.training for m in model.modules()), saved
+    y = y["logits"] if isinstance(y, dict) else y
     y = y if isinstance(y, torch.Tensor) else y[0]
     save_file({"y": y.contiguous()}, saved.with_suffix(".y"))
 """
@@ -65,6 +82,8 @@ def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
         if name not in ("layers", "lstm"):
             if name in ("sequential", "residual", "tied", "attends", "lenet_5"):
                 variants["auto"] = packed(model, x)
+            if name in PLANNED:
+                variants["planned"] = planned(name)[0]
             for fmt in FORMATS:
                 variants[fmt.name.replace("/", "-")] = pack_all(model, fmt.name)
         for variant, network in variants.items():

@@ -1,11 +1,20 @@
 #include "program/layout.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace sparseprune {
 namespace {
 
+constexpr double kMostFloats = 1LL << 42;  // of one value with its padding
+
 int64_t whole(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// Before the product is taken in integers, which would wrap around.
+void check_floats(int64_t a, int64_t b, int64_t c) {
+  if (static_cast<double>(a) * static_cast<double>(b) * static_cast<double>(c) >= kMostFloats)
+    throw std::invalid_argument("run: inputs must be small enough to be padded; make them smaller");
+}
 
 }  // namespace
 
@@ -51,6 +60,7 @@ void Layout::resolve() {
     p.images = value.shape.images, p.channels = value.shape.channels;
     p.depth = value.shape.size[0], p.height = value.shape.size[1], p.width = value.shape.size[2];
     p.row = n.row;
+    check_floats(n.row, n.rows, p.depth);
     p.slice = n.row * n.rows;
     p.plane = p.lanes();
   }
@@ -85,6 +95,7 @@ void close_planes(Value& value) {
   Planes& p = value.planes;
   const bool bare = p.lead == 0 && p.plane <= 64;  // one tile, read where it lies
   if (!bare && p.plane / 16 % 2 == 0) p.plane += 16;
+  check_floats(p.images, p.channels, p.plane);
   p.image = p.channels * p.plane;
 }
 

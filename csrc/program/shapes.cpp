@@ -1,5 +1,6 @@
 #include "program/shapes.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -10,6 +11,8 @@ namespace {
                          const std::string& got) {
   throw std::invalid_argument("run: " + argument + " must be " + expected + ", got " + got);
 }
+
+constexpr double kMostFloats = 1LL << 40;  // of one value
 
 std::string number(int64_t value) { return std::to_string(value); }
 
@@ -27,6 +30,18 @@ class Inference {
     if (s.out != static_cast<int64_t>(values.size()))
       refuse("program", "numbered in order of its steps", "value " + number(s.out));
     values.push_back({shape(s), {}});
+    check_size(values.back().shape);
+  }
+
+  // The steps may come from a file. Far below 2^63, sums and products of sizes stay what they are.
+  static void check_size(const Shape& y) {
+    double floats = std::max(1.0, static_cast<double>(y.images)) *
+                    std::max(1.0, static_cast<double>(y.channels));  // no empty batch hides a size
+    for (int64_t size : y.size) {
+      if (size >= int64_t{1} << 31) refuse("inputs", "of sizes below 2^31", number(size));
+      floats *= static_cast<double>(size);
+    }
+    if (floats >= kMostFloats) refuse("inputs", "small enough to be computed", "more values");
   }
 
   const Shape& at(int64_t value) const {

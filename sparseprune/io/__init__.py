@@ -4,8 +4,8 @@
     fast = load("fast.safetensors")
 
 The file holds the layers as types and arguments, the forward of custom classes as a graph of
-named tensor functions, and every tensor. All names are checked against allow-lists before
-anything is built.
+named tensor functions, programs as lines of steps, and every tensor. All names are checked against
+allow-lists before anything is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from sparseprune.copying import copy_settled, copy_with
 from sparseprune.errors import bad, bad_type
-from sparseprune.io import file, network
+from sparseprune.io import file, network, programs
 from sparseprune.io.onto import load_onto
 from sparseprune.report import Report
 from sparseprune.version import __version__
@@ -34,6 +34,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     It is saved as it runs in eval mode. A forward that torch.fx cannot trace (branches or loops on
     tensor values) is not in the file: a warning says so, and ``load`` then needs ``model=``.
     Optional arguments of a forward whose default is None, a bool or a string keep that default.
+    Programs are saved as well; a warning says where they cannot be.
     Atomic: a crash leaves the old file, if any, as it was.
 
     Raises:
@@ -53,10 +54,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             got = str(tensor.layout)
             raise bad("save", f"tensor {name!r}", "a dense one", got, "store it with .to_dense()")
     copy = _copy(model).eval()
+    spec, reason = programs.take_off(copy)
     manifest, tensors = network.describe(copy)
+    rebuilt = copy
     if manifest["untraceable"] is None:
         try:  # what load will do, so that no file promises more than it keeps
-            network.rebuild(manifest, dict(tensors))
+            rebuilt = network.rebuild(manifest, dict(tensors))
         except Exception as error:
             manifest |= {"graph": None, "untraceable": _why(error)}
     if manifest["untraceable"] is not None:
@@ -65,8 +68,18 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"({manifest['untraceable']}); load it with load(path, model={manifest['class']}(...))",
             stacklevel=2,
         )
+    if spec is not None:
+        try:
+            programs.attach(rebuilt, spec)
+        except Exception as error:
+            spec, reason = None, _why(error)
+    if reason is not None:
+        warnings.warn(f"save: the file holds the layers but not the programs of "
+                      f"{manifest['class']} ({reason}); what load gives runs layer by layer",
+                      stacklevel=2)  # fmt: skip
     report = getattr(model, "report", None)
     manifest |= {
+        "programs": spec,
         "sparseprune": __version__,
         "torch": torch.__version__,
         "sparsity": network.sparsities(copy),
@@ -123,16 +136,27 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 def _assemble(
     argument: str, manifest: network.Manifest, tensors: network.Tensors, model: nn.Module | None
 ) -> nn.Module:
+    spec = manifest.get("programs")  # None as well in files of before there were programs
     try:
         if model is None:
-            return network.rebuild(manifest, tensors)
-        return load_onto(model, manifest, tensors)
+            loaded = network.rebuild(manifest, tensors)
+            if spec is not None:
+                programs.attach(loaded, spec)
+            return loaded
+        loaded = load_onto(model, manifest, tensors)
     except Exception as error:  # whatever the manifest leads to: the file is at fault
         if model is not None:
             way_out = "pass a new model, made with the arguments of the saved one"
             raise bad("load", argument, "of the given model", _why(error), way_out) from error
         got = f"one that is not allowed or does not fit together ({_why(error)})"
         raise bad("load", argument, file.WHOLE, got, file.SAVE_AGAIN) from error
+    if spec is not None:
+        try:
+            programs.attach(loaded, spec)
+        except Exception as error:  # the given class may hold its layers in another way
+            warnings.warn(f"load: the programs of {argument} do not fit the given model "
+                          f"({_why(error)}); it runs layer by layer", stacklevel=3)  # fmt: skip
+    return loaded
 
 
 def _why(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from sparseprune import paths
 from sparseprune.io import allowed
 from sparseprune.io.values import decode, encode
 
@@ -209,15 +210,7 @@ def find(model: nn.Module, path: str) -> nn.Module | torch.Tensor:
     """
     if not PATH.fullmatch(path):
         raise ValueError(f"{path[:80]!r} is not the name of a layer or tensor")
-    found: nn.Module | torch.Tensor | None = model
-    for name in path.split("."):
-        if not isinstance(found, nn.Module):
-            break
-        tables = (found._modules, found._parameters, found._buffers)
-        found = next((t[name] for t in tables if t.get(name) is not None), None)  # type: ignore[index]
-    if found is None:
-        raise ValueError(f"there is no layer or tensor {path!r}")
-    return found
+    return paths.find(model, path)
 
 
 def network_class(graph: fx.Graph) -> type[nn.Module]:

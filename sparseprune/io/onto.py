@@ -15,6 +15,7 @@ from sparseprune.io.network import (
     place,
     restore_tensors,
 )
+from sparseprune.io.programs import take_off
 from sparseprune.nn import SparseConv2d, SparseLinear
 
 
@@ -24,12 +25,13 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
     Raises:
         ValueError: another class, or layers and tensors that differ in name or shape.
     """
-    if type(model).__qualname__ != manifest["class"]:
+    copy = copy_settled(model).eval()
+    take_off(copy)
+    if type(copy).__qualname__ != manifest["class"]:
         raise ValueError(
-            f"the file holds a {manifest['class']}, the given model is a {type(model).__qualname__}"
+            f"the file holds a {manifest['class']}, the given model is a {type(copy).__qualname__}"
         )
     restored = restore_tensors(manifest, tensors)
-    copy = copy_settled(model).eval()
     builder = Builder(manifest, restored)
     sparse = {
         _module(copy, path): _instead_of(_module(copy, path), builder.build(path), path)

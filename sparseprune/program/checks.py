@@ -36,6 +36,8 @@ FLAGS: dict[type[Step], tuple[str, ...]] = {
     Pool: ("ceil", "count_padding"),
 }
 """Fields that must be 0 or 1."""
+MOST, MOST_IN_WINDOW, MOST_VALUES = 2**31, 2**16, 2**20
+"""Largest count, number of a window, and value: products of two counts stay in 64 bits."""
 READS = ("x", "by", "y")
 """Fields that name a value; ``residual`` may be -1 as well."""
 
@@ -68,15 +70,15 @@ def _check_values(step: Step, defined: set[int]) -> None:
     if residual != -1 and residual not in defined:
         raise bad("program", f"residual of {step}", "an earlier value or -1", residual, _WAY_OUT)
     out = getattr(step, "out", None)
-    if out is not None and (out in defined or out < 0):
-        raise bad("program", f"out of {step}", "a new value", out, _WAY_OUT)
+    if out is not None and (out != len(defined) or out > MOST_VALUES):
+        raise bad("program", f"out of {step}", f"the next value, {len(defined)}", out, _WAY_OUT)
 
 
 def _check_fields(step: Step) -> None:
     for least, table in ((0, COUNTS), (1, NATURALS)):
         for name in table.get(type(step), ()):
-            if getattr(step, name) < least:
-                raise bad("program", f"{name} of {step}", f"at least {least}",
+            if not least <= getattr(step, name) <= MOST:
+                raise bad("program", f"{name} of {step}", f"at least {least} and at most {MOST}",
                           getattr(step, name), _WAY_OUT)  # fmt: skip
     for name in FLAGS.get(type(step), ()):
         if getattr(step, name) not in (0, 1):
@@ -99,8 +101,10 @@ def _check_fields(step: Step) -> None:
 def _check_window(step: Step, window: Window) -> None:
     least = min(*window.kernel, *window.stride, *window.dilation)
     padding = min(*window.before, *window.after)
-    if least < 1 or padding < 0:
-        raise bad("program", f"window of {step}", "positive, with padding of 0 or more",
+    numbers = (window.kernel, window.stride, window.before, window.after, window.dilation)
+    if least < 1 or padding < 0 or max(map(max, numbers)) > MOST_IN_WINDOW:
+        raise bad("program", f"window of {step}",
+                  f"positive, with padding of 0 or more, and at most {MOST_IN_WINDOW}",
                   window, _WAY_OUT)  # fmt: skip
     if window.mode not in PADDINGS:
         raise bad("program", f"mode of {step}", f"one of {', '.join(PADDINGS)}",

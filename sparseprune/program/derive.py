@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sparseprune.errors import bad
 from sparseprune.formats import Csr, PackedWeight
 
 Made: TypeAlias = PackedWeight | Tensor
@@ -77,6 +78,44 @@ RECIPES: dict[str, Callable[..., Made]] = {
     "place": placed_channels,
 }
 """Name -> what makes the thing from its layer."""
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+SOURCES: dict[str, tuple[type[nn.Module], ...]] = {"conv": CONVS, "scale": NORMS, "shift": NORMS}
+"""Name -> the layers that it takes; the others take numbers alone."""
+MAX_PLACED = 2**24
+"""Weights of "place", written out: numbers from a file must not fill the memory."""
+
+
+def check_derived(derived: Derived, layer: nn.Module) -> None:
+    """That the recipe can be followed, whoever wrote it.
+
+    Raises:
+        ValueError: an unknown recipe, another kind of layer, or numbers that do not fit.
+    """
+    if derived.recipe not in RECIPES:
+        raise bad("Program", f"recipe of {derived.name!r}", f"one of {', '.join(RECIPES)}",
+                  derived.recipe, "save the model again")  # fmt: skip
+    kinds = SOURCES.get(derived.recipe, ())
+    expected = " or ".join(kind.__name__ for kind in kinds) or "three numbers, not too large"
+    if kinds:
+        fits = type(layer) in kinds and not derived.numbers and _can(derived.recipe, layer)
+    else:
+        fits = not derived.path and _placed(derived.numbers)
+    if not fits:
+        raise bad("Program", f"source of {derived.recipe} {derived.name!r}", expected,
+                  f"{type(layer).__name__} {derived.numbers}", "save the model again")  # fmt: skip
+
+
+def _can(recipe: str, layer: Any) -> bool:
+    if recipe == "conv":
+        return layout_for(layer.weight.detach().flatten(1), layer.groups) is not None
+    return layer.running_mean is not None
+
+
+def _placed(numbers: tuple[int, ...]) -> bool:
+    if len(numbers) != 3 or any(type(n) is not int or n < 0 for n in numbers):
+        return False
+    return sum(numbers) * numbers[0] <= MAX_PLACED
 
 
 def make(derived: Derived, layer: nn.Module | None) -> Made:

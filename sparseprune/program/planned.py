@@ -49,7 +49,7 @@ def plan(model: nn.Module, example_inputs: Any) -> str | None:
         with torch.no_grad():
             probes = _probes(model, arguments, example)
             lowering = lower(model, arguments, _cloned(probes))
-            _become(model, arguments, lowering)
+            become(model, arguments, lowering)
             if reason := _differs(model, arguments, probes):
                 unplan(model)
             return reason
@@ -145,6 +145,7 @@ class Planned:
     _unplanned: type[nn.Module]
     _arguments: Arguments
     _program_names: tuple[str, ...]
+    _graph: fx.Graph
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """The programs where the call fits them, else the forward of the class."""
@@ -243,7 +244,7 @@ def _watch(model: nn.Module) -> tuple[list[tuple[Any, ...]], list[tuple[Any, int
     return modules, [(table, len(table)) for table in tables]
 
 
-def _become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
+def become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
     """Give the model its programs and a class whose forward runs them."""
     cls = type(model)
     mixin = PlannedSequential if isinstance(model, nn.Sequential) else Planned
@@ -251,6 +252,7 @@ def _become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
         "_unplanned": cls,
         "_arguments": arguments,
         "_program_names": tuple(lowering.programs),
+        "_graph": lowering.graph,
         "_run": _function(lowering.graph),
         "forward": _forward_of(cls),
         "__module__": cls.__module__,

@@ -14,11 +14,12 @@ from sparseprune import backends
 from sparseprune.errors import bad
 from sparseprune.formats import PackedWeight
 from sparseprune.ops.run import parse
-from sparseprune.program.derive import Derived, make, tensors_of
-from sparseprune.program.steps import Output
+from sparseprune.paths import find, find_module
+from sparseprune.program.derive import Derived, check_derived, make, tensors_of
+from sparseprune.program.fits import PACKED, check_fits
+from sparseprune.program.steps import Output, to_text
 
-PACKED = ("values", "columns", "counts", "starts")
-"""Buffers of a packed weight, in the order that steps take them."""
+_BIND = "bind the model that the program was made for"
 
 
 class Program(nn.Module):
@@ -71,17 +72,29 @@ class Program(nn.Module):
         }
 
     @classmethod
-    def from_spec(cls, spec: dict[str, Any], own: dict[str, PackedWeight | Tensor]) -> Program:
-        """The inverse of :meth:`spec`, unbound.
+    def from_spec(cls, spec: dict[str, Any], root: nn.Module) -> Program:
+        """The inverse of :meth:`spec` for a model, which the spec need not come from.
+
+        What the program owns is derived anew from the layers of the model.
 
         Raises:
-            ValueError: a text that is not a program, or things missing that it should own.
+            ValueError: a text that is not a program, or one that does not fit this model.
         """
+        text = spec["text"]
+        if to_text(list(parse(text))) != text:  # spaces or digits that Python alone can read
+            raise bad("Program", "text", "as to_text writes it", text[:80], "save the model again")
         derived = [Derived(r, path, name, tuple(n)) for r, path, name, n in spec["derived"]]
-        if {d.name for d in derived} != own.keys():
-            raise bad("Program", "own", f"{sorted(d.name for d in derived)}", sorted(own),
+        own = {}
+        for each in derived:
+            layer = _layer(root, each)
+            check_derived(each, layer)
+            own[each.name] = make(each, layer)
+        if len(own) != len(derived):
+            raise bad("Program", "derived", "things of different names", [d.name for d in derived],
                       "save the model again")  # fmt: skip
-        return cls(spec["text"], spec["sources"], derived, own)
+        program = cls(text, spec["sources"], derived, own).bind(root)
+        check_fits(parse(text), program.held())
+        return program
 
     def bind(self, root: nn.Module) -> Self:
         """Find the sources in this model, whose modules the program uses from now on.
@@ -94,18 +107,16 @@ class Program(nn.Module):
             base, path = (self, source[1:]) if source.startswith(".") else (root, source)
             parent, _, name = path.rpartition(".")
             try:
-                owner: Any = base.get_submodule(parent)
-                found = getattr(owner, name)
-            except AttributeError as error:
-                way_out = "bind the model that the program was made for"
+                owner, found = find_module(base, parent), find(base, path)
+            except ValueError as error:
                 expected = "a tensor of the model"
-                raise bad("Program.bind", source, expected, str(error), way_out) from error
+                raise bad("Program.bind", source[:80], expected, str(error), _BIND) from error
             if isinstance(found, PackedWeight):
                 self._bound += [(found, "_buffers", buffer) for buffer in PACKED]
             else:
                 table = "_parameters" if name in owner._parameters else "_buffers"
                 self._bound.append((owner, table, name))
-        self._layers = [root.get_submodule(d.path) for d in self.derived]
+        self._layers = [_layer(root, d) for d in self.derived]
         self._seen = None
         return self
 
@@ -113,6 +124,10 @@ class Program(nn.Module):
         """The tensors that the steps use, as the modules hold them now."""
         # Attributes of the modules would go through Module.__getattr__, 1 us each.
         return [getattr(module, table)[name] for module, table, name in self._bound]
+
+    def held(self) -> list[tuple[nn.Module, str, Tensor]]:
+        """Every tensor that the steps use, after the module that holds it and its name there."""
+        return [(m, name, getattr(m, table)[name]) for m, table, name in self._bound]
 
     def refresh(self) -> None:
         """Derive anew what comes from layers that have changed since the last call."""
@@ -166,6 +181,14 @@ class Program(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.text.splitlines())} steps, {len(self.sources)} sources"
+
+
+def _layer(root: nn.Module, derived: Derived) -> nn.Module:
+    try:
+        return find_module(root, derived.path)
+    except ValueError as error:
+        argument = f"source of {derived.name!r}"
+        raise bad("Program.bind", argument, "a layer of the model", str(error), _BIND) from error
 
 
 def _version(tensor: Tensor) -> int:

@@ -1,0 +1,145 @@
+"""Whether the tensors of a program are those that its steps mean: no kernel must leave them.
+
+Checked once, where a program comes from a file. Sizes that depend on the inputs are checked by
+the op, call by call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseprune.errors import bad
+from sparseprune.formats import CsrWeight, csr_check
+from sparseprune.program.checks import MOST
+from sparseprune.program.steps import (
+    Add,
+    Cat,
+    Csr,
+    Depthwise,
+    Flatten,
+    Input,
+    Output,
+    Pool,
+    Scale,
+    Step,
+    Window,
+)
+
+PACKED = ("values", "columns", "counts", "starts")
+"""Buffers of a packed weight, in the order that steps take them."""
+_WAY_OUT = "save the model again"
+
+Held = Sequence[tuple[nn.Module, str, Tensor]]
+"""(module that holds it, its name there, the tensor) for every tensor of a program."""
+Known = dict[int, tuple[str, int | None]]
+"""Value -> kind and channels; None where they depend on the sizes of the inputs."""
+
+
+def check_fits(steps: Sequence[Step], held: Held) -> None:
+    """That every step points at tensors of its own sizes, and reads values that it can take.
+
+    Raises:
+        ValueError: the step, and what is wrong with it.
+    """
+    known: Known = {}
+    for step in steps:
+        if isinstance(step, Csr):
+            _check_packed(step, held)
+        elif isinstance(step, Depthwise):
+            rows = step.channels * step.multiplier
+            _check_plain(step, held, 0, rows * prod(step.window.kernel))
+            if step.has_bias:
+                _check_plain(step, held, 1, rows)
+        elif isinstance(step, Pool):
+            _check_pool(step)
+        if not isinstance(step, Output):
+            known[step.out] = _value(step, known)  # type: ignore[attr-defined]
+
+
+def _taken(step: Csr | Depthwise, held: Held, first: int, count: int) -> Held:
+    found = held[step.tensors + first : step.tensors + first + count]
+    if len(found) != count:
+        raise bad("program", f"tensors of {step}", f"fewer than {len(held)}", step.tensors,
+                  _WAY_OUT)  # fmt: skip
+    return found
+
+
+def _check_packed(step: Csr, held: Held) -> None:
+    """The four buffers of one packed weight, then the bias."""
+    found = _taken(step, held, 0, len(PACKED))
+    weight = found[0][0]
+    one = all(module is weight and name == buffer
+              for (module, name, _), buffer in zip(found, PACKED, strict=True))  # fmt: skip
+    if not one or not isinstance(weight, CsrWeight):
+        raise bad("program", f"tensors of {step}", "those of one packed weight",
+                  [name for _, name, _ in found], _WAY_OUT)  # fmt: skip
+    sizes, meant = (weight.rows, weight.cols, weight.block), (step.rows, step.cols, step.block)
+    if sizes != meant:
+        raise bad("program", f"rows, cols and block of {step}", f"{sizes}, as of its weight",
+                  meant, _WAY_OUT)  # fmt: skip
+    csr_check.check_groups(weight, step.groups)
+    if step.has_bias:
+        _check_plain(step, held, len(PACKED), step.rows)
+
+
+def _check_plain(step: Csr | Depthwise, held: Held, place: int, size: int) -> None:
+    ((_, name, tensor),) = _taken(step, held, place, 1)
+    if tensor.dtype != torch.float32 or tensor.numel() != size or not tensor.is_contiguous():
+        raise bad("program", f"tensor {name!r} of {step}", f"{size} contiguous float32",
+                  f"{tensor.numel()} of {tensor.dtype}", _WAY_OUT)  # fmt: skip
+
+
+def _check_pool(step: Pool) -> None:
+    """What torch asks of a pooling: every window meets the image."""
+    w = step.window
+    halves = (2 * b <= d * (k - 1) + 1
+              for b, d, k in zip(w.before, w.dilation, w.kernel, strict=True))  # fmt: skip
+    if not all(halves) or (step.kind == "avg" and w.dilation != (1, 1, 1)):
+        raise bad("program", f"window of {step}", "padded by half a kernel at most, averages "
+                  "without dilation", w, _WAY_OUT)  # fmt: skip
+
+
+def _value(step: Any, known: Known) -> tuple[str, int | None]:
+    """Kind and channels of the value that a step makes."""
+    if isinstance(step, Input):
+        return step.kind, step.channels
+    kind, channels = known[step.x]
+    if isinstance(step, Csr):
+        if kind == "tokens" and (step.window != Window() or step.groups != 1):
+            raise bad("program", f"window and groups of {step}", "those of a linear layer on "
+                      "tokens", (step.window, step.groups), _WAY_OUT)  # fmt: skip
+        if channels is not None and channels * prod(step.window.kernel) != step.cols * step.groups:
+            raise bad("program", f"cols of {step}", f"for its {channels} channels", step.cols,
+                      _WAY_OUT)  # fmt: skip
+        return kind, step.rows
+    if isinstance(step, Add):
+        return kind, channels
+    if kind != "image":
+        raise bad("program", f"value {step.x} of {step}", "an image", kind, _WAY_OUT)
+    if isinstance(step, Flatten):
+        return "tokens", None
+    assert channels is not None, "only flatten hides channels"
+    if isinstance(step, Depthwise):
+        if channels != step.channels:
+            raise bad("program", f"channels of {step}", f"{channels}", step.channels, _WAY_OUT)
+        return kind, channels * step.multiplier
+    if isinstance(step, (Scale, Cat)):
+        return kind, _both(step, channels, known)
+    return kind, channels
+
+
+def _both(step: Scale | Cat, channels: int, known: Known) -> int:
+    """The channels of what is made from two images."""
+    other, more = known[step.by if isinstance(step, Scale) else step.y]
+    if other != "image" or more is None or (isinstance(step, Scale) and more != channels):
+        raise bad("program", f"second value of {step}", f"an image of {channels} channels",
+                  f"{more} channels of {other}", _WAY_OUT)  # fmt: skip
+    both = channels + more if isinstance(step, Cat) else channels
+    if both > MOST:
+        raise bad("program", f"channels of {step}", f"at most {MOST}", both, _WAY_OUT)
+    return both
