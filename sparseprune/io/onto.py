@@ -18,6 +18,10 @@ from sparseprune.io.network import (
 from sparseprune.io.programs import take_off
 from sparseprune.nn import SparseConv2d, SparseLinear
 
+IDENTITY = layers.describe(nn.Identity())["type"]
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Module:
     """A copy of `model` with the packed layers in place of dense ones, and all saved tensors.
@@ -39,6 +43,7 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
         if spec.get("type") in (layers.LINEAR, layers.CONV2D)
     }
     copy = copy_with(copy, sparse) if sparse else copy
+    _fold(copy, manifest, restored)
     for path, spec in manifest["modules"].items():
         if "same" in spec:
             _share(copy, path, spec["same"])
@@ -61,6 +66,19 @@ def _instead_of(dense: nn.Module, sparse: nn.Module, path: str) -> nn.Module:
             f"a {type(dense).__name__} with a weight {got} in the given model"
         )
     return sparse if weight.is_meta else sparse.to(weight.device)
+
+
+def _fold(model: nn.Module, manifest: Manifest, restored: Tensors) -> None:
+    """What convert() folded into the layer before is an Identity here too; that has a bias now."""
+    for path, spec in manifest["modules"].items():
+        if spec.get("type") == IDENTITY and isinstance(_module(model, path), NORMS):
+            model.set_submodule(path, nn.Identity())
+    for full in restored:
+        path, _, name = full.rpartition(".")
+        layer = _module(model, path) if name == "bias" else None
+        if isinstance(layer, DENSE) and layer.bias is None:
+            rows = layer.weight.new_zeros(len(layer.weight))
+            layer.register_parameter("bias", nn.Parameter(rows))
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:
