@@ -65,3 +65,6 @@ inline void compare(const Guarded<float>& y, const Expected& expected) {
 // Every kernel over planes, for the current instruction set (test_planes.cpp, test_pool.cpp).
 void check_planes(int64_t count, Random& random);
 void check_pools(int64_t count, Random& random);
+
+// Whole programs (test_program.cpp).
+void check_programs(int64_t count, Random& random);

@@ -307,6 +307,7 @@ int main(int argc, char** argv) {
     check_linears(count, random);
     check_convs(count, random);
     check_planes(count, random);
+    check_programs(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);
   }
   std::printf("%d of %d checks failed\n", failures, checked);

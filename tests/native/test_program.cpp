@@ -1,0 +1,191 @@
+// Whole programs: every step, all layouts, any number of threads, against the same program on the
+// portable kernels with one thread; and texts that are no programs.
+#include <atomic>
+#include <map>
+#include <stdexcept>
+#include <thread>
+
+#include "check.h"
+#include "kernels/cpu/isa.h"
+#include "program/plan.h"
+
+using namespace sparseprune;
+
+namespace {
+
+const std::string kThree = " 1 3 3", kOne = " 1 1 1", kPad = " 0 1 1", kNone = " 0 0 0";
+const std::string kNothing = " clamp -inf inf", kRelu = " clamp 0.0 inf";
+
+std::string window(const std::string& kernel, const std::string& stride, const std::string& padding,
+                   const std::string& mode = " zeros") {
+  return kernel + stride + padding + padding + kOne + mode;
+}
+
+// Steps on images; the numbers after `csr out x residual` are tensors, rows, cols, block, groups.
+std::string image_program(const std::string& block) {
+  const std::string same = window(kThree, kOne, kPad), half = window(kThree, " 1 2 2", kPad);
+  return "input 0 image 6 2\n"
+         "csr 1 0 -1 0 8 54 " +
+         block + " 1 0" + same + kRelu +
+         "\n"
+         "csr 2 1 1 4 8 72 " +
+         block + " 1 0" + same +
+         " silu -inf inf\n"
+         "csr 3 2 -1 8 8 72 " +
+         block + " 1 0" + window(kThree, " 1 2 2", kPad, " reflect") + kNothing +
+         "\n"
+         "depthwise 4 3 -1 12 8 1 1" +
+         same +
+         " hardswish -inf inf\n"
+         "depthwise 5 2 4 12 8 1 1" +
+         half +
+         " gelu -inf inf\n"
+         "pool 6 5 max 1 0" +
+         window(kThree, " 1 2 2", kPad) +
+         "\n"
+         "pool 7 5 avg 1 1" +
+         window(kThree, " 1 2 2", kPad) +
+         "\n"
+         "add 8 6 7 leaky 0.1 inf\n"
+         "cat 9 8 6\n"
+         "mean 10 9\n"
+         "scale 11 9 10 sigmoid -inf inf\n"
+         "csr 12 11 -1 14 4 16 " +
+         block + " 1 0" + window(kOne, kOne, kNone) +
+         " tanh -inf inf\n"
+         "output 12\n"
+         "output 9\n"
+         "output 2";
+}
+
+std::string token_program(const std::string& block) {
+  const std::string one = window(kOne, kOne, kNone);
+  return "input 0 tokens 54 0\n"
+         "csr 1 0 -1 0 8 54 " +
+         block + " 1 0" + one + kRelu +
+         "\n"
+         "csr 2 1 1 14 8 8 " +
+         block + " 1 0" + one +
+         " gelu_tanh -inf inf\n"
+         "output 2";
+}
+
+struct Weights {
+  std::vector<Packed> packed;
+  std::vector<float> taps, shift;
+  std::vector<Weight> list;
+
+  void add(const Packed& p, bool rows) {
+    packed.push_back(p);
+    const Packed& q = packed.back();
+    const int64_t n = static_cast<int64_t>(q.values.size());
+    list.push_back({q.values.data(), n, n});
+    list.push_back(
+        {rows ? static_cast<const void*>(q.wide_columns.data()) : q.columns.data(), n, n});
+    list.push_back({q.counts.data(), static_cast<int64_t>(q.counts.size()), last});
+    list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
+  }
+  int64_t last = 0;
+};
+
+using Pack = Packed (*)(const Dense&);
+const std::map<std::string, std::pair<Pack, int64_t>> kLayouts = {
+    {"rows", {pack_rows, 0}},
+    {"groups", {[](const Dense& w) { return pack_groups(w, 24); }, 15}},
+    {"sorted", {[](const Dense& w) { return pack_sorted(w, 24); }, 2}}};
+
+Threads threads_of(int64_t count) {
+  return {count, [](int64_t n, const std::function<void(int64_t)>& task) {
+            std::vector<std::thread> others;
+            for (int64_t i = 1; i < n; ++i) others.emplace_back(task, i);
+            task(0);
+            for (std::thread& other : others) other.join();
+          }};
+}
+
+using Outputs = std::vector<std::vector<float>>;
+
+Outputs run(const std::string& text, const Sizes& sizes, const std::vector<float>& x,
+            const std::vector<Weight>& weights, int64_t threads) {
+  const auto plan = make_plan(parse_program(text), {sizes}, weights, threads);
+  const Guarded<float> input(x, Against::high_page);
+  Outputs outputs;
+  Call call;
+  call.inputs = {input.read_only()};
+  call.weights = weights;
+  for (const Sizes& s : plan->outputs) {
+    int64_t count = 1;
+    for (int64_t n : s) count *= n;
+    outputs.emplace_back(static_cast<size_t>(count));
+  }
+  for (auto& y : outputs) call.outputs.push_back(y.data());
+  run_plan(*plan, call, threads_of(threads));
+  return outputs;
+}
+
+void check_same(const Outputs& got, const Outputs& expected) {
+  for (size_t o = 0; o < expected.size(); ++o) {
+    float worst = 0, scale = 1e-6f;
+    for (size_t i = 0; i < expected[o].size(); ++i) {
+      worst = std::max(worst, std::abs(got[o][i] - expected[o][i]));
+      scale = std::max(scale, std::abs(expected[o][i]));
+    }
+    expect(got[o].size() == expected[o].size() && worst <= 1e-5f * scale,
+           "output " + std::to_string(o) + " differs by " + std::to_string(worst));
+  }
+}
+
+void check_one(const std::string& layout, const std::string& text, const Sizes& sizes,
+               Random& random) {
+  const auto [pack, last] = kLayouts.at(layout);
+  Weights w;
+  w.last = last;
+  w.packed.reserve(8);
+  for (const int64_t cols : {54, 72, 72}) w.add(pack(random.dense(8, cols)), last == 0);
+  w.taps = random.normals(72), w.shift = random.normals(8);
+  w.list.push_back({w.taps.data(), 72, 9});
+  w.list.push_back({w.shift.data(), 8, 8});
+  w.add(pack(random.dense(sizes.size() == 2 ? 8 : 4, sizes.size() == 2 ? 8 : 16)), last == 0);
+  int64_t count = 1;
+  for (int64_t n : sizes) count *= n;
+  const std::vector<float> x = random.normals(count);
+  const Isa isa = current_isa();
+  force_isa("scalar");
+  const Outputs expected = run(text, sizes, x, w.list, 1);
+  force_isa(isa_name(isa));
+  for (const int64_t threads : {1, 2, 3, 5}) {
+    std::snprintf(running, sizeof running, "%s program %s threads=%d", isa_name(isa),
+                  layout.c_str(), static_cast<int>(threads));
+    check_same(run(text, sizes, x, w.list, threads), expected);
+  }
+}
+
+void check_refused(const char* text) {
+  std::snprintf(running, sizeof running, "program text '%s'", text);
+  try {
+    make_plan(parse_program(text), {{1, 6, 9, 9}}, {}, 1);
+    expect(false, "must be refused");
+  } catch (const std::invalid_argument& error) {
+    expect(std::string(error.what()).find("run: ") == 0, error.what());
+  }
+}
+
+}  // namespace
+
+void check_programs(int64_t count, Random& random) {
+  for (int64_t i = 0; i < std::max<int64_t>(count / 6, 2); ++i)
+    for (const auto& [layout, _] : kLayouts) {
+      const std::string block = layout == "rows" ? "0" : "24";
+      const Sizes image{random.integer(0, 3), 6, random.integer(3, 40), random.integer(3, 40)};
+      check_one(layout, image_program(block), image, random);
+      check_one(layout, token_program(block), {random.pick({0, 1, 3, 4, 5, 40, 64, 130}), 54},
+                random);
+    }
+  for (const char* text :
+       {"jump 0 1", "input 0 image", "input 0 image 6 2 9", "input 0 picture 6 2",
+        "input x image 6 2", "input 3 image 6 2", "output 0", "input 0 image 6 2\nmean 1 7",
+        "input 0 image 5 2", "input 0 image 6 3", "input 0 image 6 2\nmean 1 -2",
+        "input 0 image -6 2", "input 0 image 6 2\nadd 1 0 0 softplus 0 0",
+        "input 0 image 6 2\nscale 1 0 0 clamp 0 0"})
+    check_refused(text);
+}
