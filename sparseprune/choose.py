@@ -1,8 +1,11 @@
-"""Which form of a layer is fastest on the inputs that it really gets: dense or packed, and how."""
+"""Which form of a layer is fastest on the inputs that it really gets: dense or packed, and how.
+
+Measured, or known from an earlier measurement (tuning.py), or estimated (costs.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune import backends
+from sparseprune import backends, costs, tuning
 from sparseprune.autotune import compare_ms
 from sparseprune.formats import Format, PackedWeight
+from sparseprune.machine import isa_in_use
 from sparseprune.nn import SPARSE
 from sparseprune.report import Row
+from sparseprune.tuning import Milliseconds, Times
 
 MARGIN = 0.9
 """A packed layer is taken when its time is below this share of the dense one."""
@@ -29,6 +34,8 @@ class Layer:
     """A prunable layer of the copy and what was seen of it.
 
     ``best`` is its fastest packed form, if there is one; ``sparse`` the same where it beats dense.
+    ``ms`` are the times of dense and best, measured or estimated; ``known`` tells whether the
+    cache file had them.
     """
 
     names: list[str]
@@ -37,6 +44,8 @@ class Layer:
     calls: dict[tuple[Any, ...], tuple[Tensor, int]] = field(default_factory=dict)
     best: nn.Module | None = None
     sparse: nn.Module | None = None
+    ms: tuple[float, float] | None = None
+    known: bool = False
 
 
 def watch(layers: list[Layer], run: Callable[[], object]) -> None:
@@ -72,12 +81,14 @@ def share_weights(layers: list[Layer]) -> list[list[Layer]]:
     return list(groups.values())
 
 
-def choose(tied: list[Layer], formats: tuple[Format, ...], backend: str, keep_dense: str) -> None:
+def choose(
+    tied: list[Layer], formats: tuple[Format, ...], backend: str, keep_dense: str, kept: Times
+) -> None:
     """Give each of these layers a sparse twin, or the reason why not."""
     for layer in tied:
         reason = _refusal(layer, keep_dense)
         if reason is None:
-            _measure(layer, formats, backend, keep_dense)
+            _compare(layer, formats, backend, keep_dense, kept)
         else:
             layer.row.reason = reason
     for layer in tied[1:]:
@@ -103,31 +114,44 @@ def _refusal(layer: Layer, keep_dense: str) -> str | None:
     return None
 
 
-def _measure(layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense: str) -> None:
-    """Time dense and every fitting format on the layer's own inputs; take the fastest."""
+def _compare(
+    layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense: str, kept: Times
+) -> None:
+    """Dense against every fitting format on the layer's own inputs; take the fastest."""
     dense, row, twin = layer.module, layer.row, SPARSE[type(layer.module)]
     weight, groups = twin.dense_weight(dense)  # type: ignore[arg-type]
     refusals = {f.name: _misfit(f, twin.kind) or f.refuses(weight, groups) for f in formats}
     fitting = [f for f in formats if refusals[f.name] is None]
     tokens = min(x.shape[:-1].numel() for x, _ in layer.calls.values())
+    engines = {
+        f.name: _engine(backends.choose(weight.device, backend, f.stem).namespace, weight.device)
+        for f in [f for f in fitting if f.worth(weight, tokens)] or fitting
+    }
+    measures = tuning.measures()
+    times = _known(layer, engines, kept) if measures else _estimates(layer, engines)
     candidates: dict[str, nn.Module] = {}
-    for f in [f for f in fitting if f.worth(weight, tokens)] or fitting:
+    for f in sorted(
+        [f for f in fitting if f.name in engines], key=lambda f: times[f.name] if times else 0
+    ):
         candidate = twin.from_dense(dense, f)  # type: ignore[arg-type]
         candidate.weight.use(backend)
         if (wrong := _wrong(dense, candidate, layer)) is None:
             candidates[f.name] = candidate
+            if times:
+                break
         else:
             refusals[f.name] = wrong
     if not candidates:
         row.reason = "; ".join(dict.fromkeys(r for r in refusals.values() if r))
         return
-    times = _time({"dense": dense, **candidates}, layer)
+    times = times or _time({"dense": dense, **candidates}, layer, engines, kept)
     best = min(candidates, key=times.__getitem__)
-    row.dense_ms, row.sparse_ms = times["dense"], times[best]
-    layer.best = candidates[best]
+    layer.best, layer.ms = candidates[best], (times["dense"], times[best])
+    if measures:
+        row.dense_ms, row.sparse_ms = layer.ms
     if keep_dense == "auto" and times[best] > MARGIN * times["dense"]:
-        gain = times["dense"] / times[best]
-        row.reason = f"packed is not {1 / MARGIN - 1:.0%} faster ({best}: {gain:.2f}x)"
+        gain = f"{times['dense'] / times[best]:.2f}x" + ("" if measures else " estimated")
+        row.reason = f"packed is not {1 / MARGIN - 1:.0%} faster ({best}: {gain})"
         return
     layer.sparse = layer.best
 
@@ -138,9 +162,13 @@ def _misfit(f: Format, kind: str) -> str | None:
 
 def engine(weight: PackedWeight) -> str:
     """Who computes with this weight: an instruction set, a device or the reference."""
-    if weight.namespace == backends.REFERENCE.namespace:
+    return _engine(weight.namespace, weight.device)
+
+
+def _engine(namespace: str, device: torch.device) -> str:
+    if namespace == backends.REFERENCE.namespace:
         return "reference"
-    return backends.current_isa() if weight.device.type == "cpu" else weight.device.type
+    return isa_in_use() if device.type == "cpu" else device.type
 
 
 def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
@@ -159,12 +187,60 @@ def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
     return None
 
 
-def _time(candidates: dict[str, nn.Module], layer: Layer) -> dict[str, float]:
+def _known(layer: Layer, engines: dict[str, str], kept: Times) -> Milliseconds | None:
+    """The times of earlier measurements, if there are some of every candidate for every call."""
+    if not engines:
+        return None
+    totals = dict.fromkeys(["dense", *engines], 0.0)
+    keys = []
+    for x, count in layer.calls.values():
+        keys.append(_key(layer, x))
+        ms = kept.find(keys[-1], _labels(totals, engines).values())
+        if ms is None:
+            return None
+        for name, label in _labels(totals, engines).items():
+            totals[name] += ms[label] * count
+    layer.known = all(map(kept.from_file, keys))
+    return totals
+
+
+def _time(
+    candidates: dict[str, nn.Module], layer: Layer, engines: dict[str, str], kept: Times
+) -> Milliseconds:
+    """Measured on the inputs of every call."""
     totals = dict.fromkeys(candidates, 0.0)
+    labels = _labels(candidates, engines)
     for x, count in layer.calls.values():
         calls: dict[str, Callable[[], object]] = {
             name: partial(module.forward, x) for name, module in candidates.items()
         }
-        for name, ms in compare_ms(calls, seconds=0.1).items():
+        times = compare_ms(calls, seconds=0.1)
+        kept.keep(_key(layer, x), {labels[name]: ms for name, ms in times.items()})
+        for name, ms in times.items():
             totals[name] += ms * count
     return totals
+
+
+def _estimates(layer: Layer, engines: dict[str, str]) -> Milliseconds:
+    """What the model of cost says, in ms."""
+    twin = SPARSE[type(layer.module)]
+    weight, groups = twin.dense_weight(layer.module)  # type: ignore[arg-type]
+    totals = dict.fromkeys(["dense", *engines], 0.0)
+    for x, count in layer.calls.values():
+        rows, cols = weight.shape
+        tokens = layer.module.forward(x).numel() // max(1, rows)
+        work = costs.Work(twin.kind, rows, cols, layer.row.nonzeros, tokens, groups)
+        totals["dense"] += costs.dense_ns(work) * count / 1e6
+        for name in engines:
+            totals[name] += costs.packed_ns(name, work, engines[name]) * count / 1e6
+    return totals
+
+
+def _labels(names: Iterable[str], engines: dict[str, str]) -> dict[str, str]:
+    """Candidates as the cache names them: with who computes them."""
+    return {name: f"{name} {engines[name]}" if name in engines else name for name in names}
+
+
+def _key(layer: Layer, x: Tensor) -> str:
+    kind = SPARSE[type(layer.module)].kind
+    return tuning.describe(layer.module, kind, layer.row.sparsity, x)

@@ -18,6 +18,7 @@ from sparseprune.forms import settle
 from sparseprune.nn import SPARSE
 from sparseprune.program.fold import fold_batchnorm
 from sparseprune.report import Report, Row
+from sparseprune.tuning import kept_times
 
 UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase,
                nn.MultiheadAttention)  # fmt: skip
@@ -40,6 +41,11 @@ def convert(
     Where torch.fx can trace the model, whole regions of it become programs: one native call that
     keeps its activations in the layout of its kernels (:mod:`sparseprune.program`). The fastest
     of dense, packed layers and programs stays.
+
+    Times of layers are kept on disk for each CPU, number of threads and version, in the folder
+    SPARSEPRUNE_CACHE (by default ~/.cache/sparseprune; "0": not at all), so equal layers are timed
+    once; the whole model is timed every time. With SPARSEPRUNE_TUNE=0 nothing is timed and a
+    model of cost decides (:mod:`sparseprune.costs`): less well, but the same on every run.
 
     Args:
         model: any nn.Module.
@@ -71,9 +77,12 @@ def convert(
         fold_batchnorm(folded, inputs)
         layers = _find_layers(folded)
         watch(layers, caller(folded, inputs))
-        for shared in share_weights(layers):
-            choose(shared, formats, backend, keep_dense)
+        with kept_times() as kept:
+            for shared in share_weights(layers):
+                choose(shared, formats, backend, keep_dense, kept)
         report = Report([layer.row for layer in layers])
+        if known := sum(layer.known for layer in layers):
+            report.notes.append(f"times of {known} layers from the cache")
         converted = settle(dense, folded, layers, report, inputs, backend, keep_dense)
         for buffer, before in buffers.items():  # what the runs counted or cached
             buffer.copy_(before)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from sparseprune import backends
+from sparseprune import backends, tuning
 from sparseprune.autotune import caller, compare_ms
-from sparseprune.choose import Layer, engine
+from sparseprune.choose import MARGIN, Layer, engine
 from sparseprune.copying import copy_with
 from sparseprune.fuse import fuse_activations
 from sparseprune.program.planned import Planned, plan
@@ -38,6 +38,9 @@ def settle(
 ) -> nn.Module:
     """The fastest form of the model, with times and kernels in the report.
 
+    With SPARSEPRUNE_TUNE=0 nothing is timed: programs where they exist and are estimated to be
+    faster, else the layers that are.
+
     Args:
         dense: the settled copy, and the result where nothing is faster.
         folded: the same without batch normalisation, which `layers` belong to.
@@ -58,6 +61,12 @@ def settle(
                 f"the model does not run with packed layers: {type(error).__name__}: {error}",
             )
             del forms[name], runs[name]
+    if not tuning.measures():
+        report.notes.append("nothing was timed (SPARSEPRUNE_TUNE=0): a model of cost has chosen")
+        form = _estimated(forms, keep_dense)
+        if form is not None:
+            _name_kernels(layers, form)
+        return dense if form is None else form.model
     if not forms:
         report.dense_ms = report.sparse_ms = compare_ms({"dense": run})["dense"]
         return dense
@@ -72,6 +81,16 @@ def settle(
     report.sparse_ms = report.dense_ms
     _explain(layers, "the whole model was not faster with packed layers")
     return dense
+
+
+def _estimated(forms: dict[str, Form], keep_dense: str) -> Form | None:
+    """Programs before layers, each if all that it packs is estimated to be faster than dense."""
+    for form in (forms[name] for name in ("programs", "layers") if name in forms):
+        times = [layer.ms for layer in form.packed if layer.ms is not None]
+        dense, packed = sum(ms[0] for ms in times), sum(ms[1] for ms in times)
+        if keep_dense == "never" or packed <= MARGIN * dense:
+            return form
+    return None
 
 
 def _forms(

@@ -12,6 +12,7 @@ from sparseprune import backends
 from sparseprune.backends import Backend
 from sparseprune.formats import FORMATS, Format
 from sparseprune.machine import isa_in_use, machine
+from sparseprune.tuning import cache_file
 
 NOTES = {"reference": "Python: correct, slow", "cuda": "not yet run on a GPU"}
 
@@ -39,10 +40,14 @@ class InfoRow:
 
 @dataclass
 class Info:
-    """Rows of :class:`InfoRow` and the machine. Prints as a table."""
+    """Rows of :class:`InfoRow` and the machine. Prints as a table.
+
+    ``cache`` is the file of times that convert() measured here, "" where none is kept.
+    """
 
     rows: list[InfoRow] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    cache: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -50,6 +55,7 @@ class Info:
 
     def __rich__(self) -> Table:
         here = "\n".join(f"{key}: {'-' if v is None else v}" for key, v in self.machine.items())
+        here += f"\ncache of times: {self.cache or '-'}"
         table = Table(title="sparseprune.info", caption=here, caption_justify="left")
         for heading in ("format", "backend", "isa", "available"):
             table.add_column(heading, no_wrap=True)
@@ -69,7 +75,7 @@ class Info:
 def info() -> Info:
     """Every (format, backend, instruction set) of this installation: available, or why not."""
     rows = [row for f in FORMATS for backend in backends.BACKENDS for row in _rows(f, backend)]
-    return Info(rows, machine())
+    return Info(rows, machine(), str(cache_file() or ""))
 
 
 def _rows(f: Format, backend: Backend) -> list[InfoRow]:

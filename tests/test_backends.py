@@ -23,7 +23,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SPARSEPRUNE_")}
     return subprocess.run(
         [sys.executable, "-W", "always::UserWarning", "-c", code],
-        env={**inherited, **environment, "OMP_NUM_THREADS": "1"},
+        env={**inherited, "SPARSEPRUNE_CACHE": "0", **environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
