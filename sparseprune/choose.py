@@ -14,6 +14,7 @@ from sparseprune import backends
 from sparseprune.autotune import compare_ms
 from sparseprune.formats import Format, PackedWeight
 from sparseprune.nn import SPARSE
+from sparseprune.nn.conv_program import ByProgram
 from sparseprune.report import Row
 
 MARGIN = 0.9
@@ -136,11 +137,15 @@ def _misfit(f: Format, kind: str) -> str | None:
     return None if kind in f.serves else f"{f.stem} serves {', '.join(f.serves)} alone"
 
 
-def engine(weight: PackedWeight) -> str:
-    """Who computes with this weight: an instruction set, a device or the reference."""
+def engine(layer: Any) -> str:
+    """Who computes this packed layer: an instruction set, a device or the reference."""
+    weight: PackedWeight = layer.weight
+    device = weight.device.type
     if weight.namespace == backends.REFERENCE.namespace:
         return "reference"
-    return backends.current_isa() if weight.device.type == "cpu" else weight.device.type
+    if isinstance(layer, ByProgram) and not backends.has_kernel(f"{weight.namespace}::run", device):
+        return "reference"
+    return backends.current_isa() if device == "cpu" else device
 
 
 def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
@@ -148,7 +153,7 @@ def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
     for x, _ in layer.calls.values():  # forward: hooks stay with the layer, whatever its form
         try:
             got = sparse.forward(x)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             return str(error).splitlines()[0]
         expected = dense.forward(x)
         finite = expected.isfinite()

@@ -15,7 +15,7 @@ from sparseprune.io.network import (
     place,
     restore_tensors,
 )
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv, SparseLinear
 
 
 def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Module:
@@ -34,7 +34,7 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
     sparse = {
         _module(copy, path): _instead_of(_module(copy, path), builder.build(path), path)
         for path, spec in manifest["modules"].items()
-        if spec.get("type") in (layers.LINEAR, layers.CONV2D)
+        if spec.get("type") in (layers.LINEAR, *layers.CONVS)
     }
     copy = copy_with(copy, sparse) if sparse else copy
     for path, spec in manifest["modules"].items():
@@ -49,7 +49,7 @@ def _instead_of(dense: nn.Module, sparse: nn.Module, path: str) -> nn.Module:
     shape: tuple[int, ...] = ()
     if isinstance(sparse, SparseLinear) and isinstance(dense, nn.Linear):
         shape = (sparse.out_features, sparse.in_features)
-    if isinstance(sparse, SparseConv2d) and isinstance(dense, nn.Conv2d):
+    if isinstance(sparse, SparseConv) and isinstance(dense, sparse.dense):
         shape = (sparse.out_channels, sparse.in_channels // sparse.groups, *sparse.kernel_size)
     weight = getattr(dense, "weight", None)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != shape:
@@ -73,7 +73,7 @@ def _share(model: nn.Module, path: str, same: str) -> None:
     module, other = _module(model, same), _module(model, path)
     if module is other:
         return
-    sparse = isinstance(module, (SparseLinear, SparseConv2d))
+    sparse = isinstance(module, (SparseLinear, SparseConv))
     if type(module) is not type(other) and not sparse:
         raise ValueError(f"layers {path!r} and {same!r} are one in the file, of two types here")
     parent, _, name = path.rpartition(".")
