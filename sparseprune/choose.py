@@ -18,6 +18,7 @@ from sparseprune.autotune import compare_ms
 from sparseprune.formats import Format, PackedWeight
 from sparseprune.machine import isa_in_use
 from sparseprune.nn import SPARSE
+from sparseprune.nn.conv_program import ByProgram
 from sparseprune.report import Row
 from sparseprune.tuning import Milliseconds, Times
 
@@ -160,8 +161,13 @@ def _misfit(f: Format, kind: str) -> str | None:
     return None if kind in f.serves else f"{f.stem} serves {', '.join(f.serves)} alone"
 
 
-def engine(weight: PackedWeight) -> str:
-    """Who computes with this weight: an instruction set, a device or the reference."""
+def engine(layer: Any) -> str:
+    """Who computes this packed layer: an instruction set, a device or the reference."""
+    weight: PackedWeight = layer.weight
+    if isinstance(layer, ByProgram) and not backends.has_kernel(
+        f"{weight.namespace}::run", weight.device.type
+    ):
+        return "reference"
     return _engine(weight.namespace, weight.device)
 
 
@@ -176,7 +182,7 @@ def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
     for x, _ in layer.calls.values():  # forward: hooks stay with the layer, whatever its form
         try:
             got = sparse.forward(x)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             return str(error).splitlines()[0]
         expected = dense.forward(x)
         finite = expected.isfinite()

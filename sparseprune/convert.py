@@ -20,8 +20,7 @@ from sparseprune.program.fold import fold_batchnorm
 from sparseprune.report import Report, Row
 from sparseprune.tuning import kept_times
 
-UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase,
-               nn.MultiheadAttention)  # fmt: skip
+UNSUPPORTED = (nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
 """Weighty layers without a sparse twin: always named in the report."""
 
 
@@ -34,10 +33,11 @@ def convert(
 ) -> nn.Module:
     """A copy of a pruned model whose sparse layers run packed wherever that is faster.
 
-    Every Linear and Conv2d is timed dense and in each fitting format on the inputs that it really
-    gets. The given model is not changed. Exact zeros, Masks and torch.nn.utils.prune are all
-    understood; parametrizations are made permanent in the copy. Batch normalisation is folded into
-    the layer before it; a ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it.
+    Every Linear, Conv1d, Conv2d and Conv3d is timed dense and in each fitting format on the inputs
+    that it really gets. The given model is not changed. Exact zeros, Masks and
+    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy. Batch
+    normalisation is folded into the layer before it; a ReLU, ReLU6 or Hardtanh module that alone
+    reads a packed layer joins it.
     Where torch.fx can trace the model, whole regions of it become programs: one native call that
     keeps its activations in the layout of its kernels (:mod:`sparseprune.program`). The fastest
     of dense, packed layers and programs stays.
@@ -61,14 +61,14 @@ def convert(
 
     Raises:
         ValueError: an unknown choice, a backend that refuses the device, a model without Linear
-            or Conv2d layers.
+            or convolution layers.
         TypeError: model is not a module.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     formats = _check_arguments(model, backend, format, keep_dense)
     dense = copy_settled(model).eval()
     if not any(type(m) in SPARSE for m in dense.modules()):
-        raise bad("convert", "model", "a model with Linear or Conv2d layers",
+        raise bad("convert", "model", "a model with Linear, Conv1d, Conv2d or Conv3d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
     inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
     buffers = {buffer: buffer.clone() for buffer in dense.buffers()}

@@ -15,6 +15,7 @@ from sparseprune.fuse import fuse_activations
 from sparseprune.program.planned import Planned, plan
 from sparseprune.report import Report
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WHOLE_MARGIN = 0.97
 """A packed model is taken when its time is below this share of the dense one."""
 
@@ -123,7 +124,7 @@ def _forms(
 
 def _depthwise(module: nn.Module) -> bool:
     """Its few weights per channel gain nothing from an index; programs have a step for it."""
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels > 1
 
 
 def _packed(folded: nn.Module, packed: dict[Layer, nn.Module], report: Report | None) -> nn.Module:
@@ -141,7 +142,7 @@ def _name_kernels(layers: list[Layer], form: Form) -> None:
         if twin is None:
             continue
         fused = " + activation" if twin.clamp != (None, None) else ""
-        layer.row.kernel = f"{twin.weight.name} {engine(twin.weight)}{fused}{program}"
+        layer.row.kernel = f"{twin.weight.name} {engine(twin)}{fused}{program}"
         layer.row.packed_bytes, layer.row.reason = twin.weight.nbytes, ""
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
+from sparseprune.selection import PRUNABLE
+
 Model = tuple[nn.Module, Any]
 as_convert_is_tested = [
     pytest.mark.usefixtures("quick_timer"),
@@ -21,10 +23,10 @@ as_convert_is_tested = [
 
 
 def prune_(model: nn.Module, density: float = 0.2) -> nn.Module:
-    """Exact zeros in every Linear and Conv2d."""
+    """Exact zeros in every Linear and convolution."""
     generator = torch.Generator().manual_seed(11)
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.is_leaf:
+        if isinstance(module, PRUNABLE) and module.weight.is_leaf:
             weight = sparse_weight(tuple(module.weight.shape), density, generator) * 0.3
             module.weight.data = weight.to(module.weight.dtype)
     return model
@@ -108,6 +110,26 @@ def convnet() -> nn.Module:
     )
 
 
+def convnet_of(dims: int) -> nn.Module:
+    """A convolutional network of 1 or 3 dimensions."""
+    conv, norm, pool = {
+        1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d),
+        3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d),
+    }[dims]
+    return nn.Sequential(
+        conv(3, 8, 3, padding="same", padding_mode="replicate"),
+        norm(8),
+        nn.ReLU(),
+        pool(2),
+        conv(8, 8, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.ReLU6(),
+        conv(8, 8, 3, padding=2, dilation=2, groups=8),
+        conv(8, 4, 1),
+        nn.Flatten(),
+        nn.LazyLinear(5),
+    )
+
+
 def torch_pruned() -> nn.Module:
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
     for layer in (model[0], model[2]):
@@ -144,6 +166,12 @@ def padded_sequence() -> dict[str, Tensor]:
     return {"src": torch.randn(2, 7, 16), "src_key_padding_mask": mask}
 
 
+def built(model: nn.Module, x: Tensor) -> Model:
+    """A model with the layers that its first input gives a size."""
+    model.eval()(x)
+    return model.train(), x
+
+
 MODELS: dict[str, Callable[[], Model]] = {
     "sequential": lambda: (
         nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)),
@@ -158,6 +186,9 @@ MODELS: dict[str, Callable[[], Model]] = {
     "shared_and_tied": lambda: (Twice(), torch.randn(6, 16)),
     "integers": lambda: (Tokens(), torch.randint(0, 50, (2, 9))),
     "convnet": lambda: (convnet(), torch.randn(2, 3, 13, 15)),
+    "root_is_a_conv1d": lambda: (nn.Conv1d(4, 8, 3), torch.randn(4, 9)),
+    "convnet_1d": lambda: built(convnet_of(1), torch.randn(2, 3, 21)),
+    "convnet_3d": lambda: built(convnet_of(3), torch.randn(2, 3, 8, 9, 7)),
     "torch_pruned": lambda: (torch_pruned(), torch.randn(4, 20)),
     "weight_norm": lambda: (normed(parametrizations.weight_norm), torch.randn(4, 20)),
     "spectral_norm": lambda: (normed(parametrizations.spectral_norm), torch.randn(4, 20)),

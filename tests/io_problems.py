@@ -20,7 +20,7 @@ from sparseprune.convert import convert
 from sparseprune.copying import copy_with
 from sparseprune.formats import FORMATS
 from sparseprune.io import load
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SPARSE, SparseConv
 from sparseprune.program.planned import Planned, plan
 from sparseprune.prune import prune
 
@@ -145,6 +145,20 @@ def sequential() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1)))
 
 
+def signals(dims: int) -> nn.Module:
+    """Convolutions of 1 or 3 dimensions."""
+    conv = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
+    norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[dims]
+    return nn.Sequential(
+        conv(3, 8, 2, padding="same", padding_mode="reflect"),
+        norm(8),
+        nn.ReLU(),
+        conv(8, 8, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.Flatten(),
+        nn.Linear(8 * 4**dims, 5),
+    )
+
+
 def layers() -> nn.Module:
     return nn.Sequential(
         nn.ConvTranspose2d(3, 6, 3, stride=2, output_padding=1, dilation=2),
@@ -175,6 +189,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "sequential": (sequential, lambda: image(4, 6)),
     "layers": (layers, lambda: image(2, 3, 7, 7)),
     "mlp": (mlp, lambda: image(4, 48)),
+    "conv1d": (lambda: signals(1), lambda: image(2, 3, 8)),
+    "conv3d": (lambda: signals(3), lambda: image(2, 3, 8, 8, 8)),
     "residual": (Residual, lambda: image(2, 3, 8, 8)),
     "separable": (Separable, lambda: image(2, 3, 16, 14)),
     "regions": (Regions, lambda: image(6, 16)),
@@ -212,6 +228,11 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     return y if isinstance(y, Tensor) else y[0]
 
 
+TWINS = {nn.Linear: SPARSE[nn.Linear]} | {
+    dense: sparse for dense, sparse in SPARSE.items() if issubclass(sparse, SparseConv)
+}
+
+
 def planned(name: str) -> tuple[nn.Module, Tensor]:
     """The network with its programs, packed but for first and depthwise convolutions."""
     model, x = make(name)
@@ -227,11 +248,11 @@ def serves(model: Any, *args: Any, **kwargs: Any) -> bool:
 
 
 def pack_all(model: nn.Module, name: str, keep: tuple[str, ...] = ()) -> nn.Module:
-    """A copy with every Linear and Conv2d in one format, whatever convert would choose."""
+    """A copy with every Linear and convolution in one format, whatever convert would choose."""
     fmt = next(f for f in FORMATS if f.name == name)
     twins: dict[nn.Module, nn.Module] = {}
     for path, child in model.named_modules():
-        twin: Any = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}.get(type(child))  # type: ignore[call-overload]
+        twin: Any = TWINS.get(type(child))
         if path in keep or twin is None or twin.kind not in fmt.serves:
             continue
         if fmt.refuses(*twin.dense_weight(child)) is None:

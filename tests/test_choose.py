@@ -170,8 +170,8 @@ def test_a_layer_that_is_not_called_stays_dense() -> None:
 @pytest.mark.parametrize(
     ("layer", "x"),
     [
-        (nn.Conv1d(8, 8, 3), torch.randn(2, 8, 20)),
-        (nn.Conv3d(8, 8, 1), torch.randn(2, 8, 3, 3, 3)),
+        (nn.ConvTranspose1d(8, 8, 3), torch.randn(2, 8, 20)),
+        (nn.ConvTranspose3d(8, 8, 1), torch.randn(2, 8, 3, 3, 3)),
         (nn.ConvTranspose2d(8, 8, 3), torch.randn(2, 8, 5, 5)),
         (nn.LSTM(8, 8), torch.randn(2, 3, 8)),
         (MyLinear(8, 8), torch.randn(2, 8)),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from sparseprune import convert
-from sparseprune.nn import SPARSE, SparseConv2d, SparseLinear
+from sparseprune.nn import SPARSE, SparseConv, SparseLinear
 from sparseprune.prune import prune
 
 pytestmark = as_convert_is_tested
@@ -50,7 +50,7 @@ def test_every_called_layer_is_packed_with_keep_dense_never(name: str) -> None:
     left = {n for n, m in fast.named_modules() if type(m) in SPARSE}
     assert left == {r.name for r in fast.report.rows if r.reason.startswith("not called")}
     assert all(n == "heads.b" or n.endswith("out_proj") for n in left)
-    assert any(isinstance(m, (SparseLinear, SparseConv2d)) for m in fast.modules())
+    assert any(isinstance(m, (SparseLinear, SparseConv)) for m in fast.modules())
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -178,7 +178,9 @@ def test_a_compiled_model_is_understood() -> None:
     assert_same(fast(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["nested", "convnet", "shared_and_tied"])
+@pytest.mark.parametrize(
+    "name", ["nested", "convnet", "convnet_1d", "convnet_3d", "shared_and_tied"]
+)
 def test_a_converted_model_compiles_as_one_graph(name: str) -> None:
     model, inputs = MODELS[name]()
     fast = convert(prune_(model), inputs, keep_dense="never")
@@ -187,7 +189,9 @@ def test_a_converted_model_compiles_as_one_graph(name: str) -> None:
     assert_same(call(compiled, inputs), call(fast, inputs))
 
 
-@pytest.mark.parametrize("name", ["nested", "convnet", "shared_and_tied", "encoder_layer"])
+@pytest.mark.parametrize(
+    "name", ["nested", "convnet", "convnet_1d", "convnet_3d", "shared_and_tied", "encoder_layer"]
+)
 def test_a_converted_model_exports(name: str) -> None:
     model, inputs = MODELS[name]()
     fast = convert(prune_(model), inputs, keep_dense="never")

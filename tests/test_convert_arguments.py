@@ -37,9 +37,11 @@ def test_not_a_module(model: Any) -> None:
         convert(model, torch.randn(2, 8))
 
 
-@pytest.mark.parametrize("model", [nn.Identity(), nn.Sequential(), nn.Conv1d(3, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "model", [nn.Identity(), nn.Sequential(), nn.ConvTranspose1d(3, 3, 3)], ids=str
+)
 def test_nothing_to_convert(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="nothing to convert"):
+    with pytest.raises(ValueError, match=r"Conv1d, Conv2d or Conv3d layers.*nothing to convert"):
         convert(model, torch.randn(2, 3, 8))
 
 

@@ -80,7 +80,7 @@ def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
         model, x = make(name)
         variants = {"dense": model}
         if name not in ("layers", "lstm"):
-            if name in ("sequential", "residual", "tied", "attends", "lenet_5"):
+            if name in ("sequential", "conv1d", "conv3d", "residual", "tied", "attends", "lenet_5"):
                 variants["auto"] = packed(model, x)
             if name in PLANNED:
                 variants["planned"] = planned(name)[0]

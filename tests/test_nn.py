@@ -11,7 +11,7 @@ from problems import TOLERANCE, sparse_weight
 from torch import Tensor, nn
 
 from sparseprune.formats import FORMATS, Bitmask, Csr, Format
-from sparseprune.nn import SPARSE, SparseConv2d, SparseLinear
+from sparseprune.nn import SPARSE, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 every_conv_format = pytest.mark.parametrize(
@@ -122,6 +122,10 @@ def pairs(fmt: Format) -> list[tuple[nn.Module, nn.Module, Tensor]]:
     if "Conv2d" in fmt.serves:
         sparse = SparseConv2d.from_dense(dense_conv, fmt)
         found.append((dense_conv, sparse, torch.randn(2, 8, 9, 11)))
+    if "Conv1d" in fmt.serves:
+        one, three = prune(nn.Conv1d(8, 8, 3)), prune(nn.Conv3d(8, 8, 2))
+        found.append((one, SparseConv1d.from_dense(one, fmt), torch.randn(2, 8, 9)))  # type: ignore[arg-type]
+        found.append((three, SparseConv3d.from_dense(three, fmt), torch.randn(2, 8, 3, 4, 5)))  # type: ignore[arg-type]
     return found
 
 
@@ -165,9 +169,9 @@ def test_moves_that_change_nothing(fmt: Format) -> None:
 def test_another_dtype_is_refused_clearly(dtype: torch.dtype) -> None:
     for _, sparse, x in pairs(Csr("rows")) + pairs(Bitmask()):
         other = copy.deepcopy(sparse).to(dtype)
-        with pytest.raises(RuntimeError, match=r"_(linear|conv2d): x must be float32"):
+        with pytest.raises(RuntimeError, match=r"(x|inputs(\[0\])?) must be float32"):
             other(x.to(dtype))
-        made = r"(bias|values) must be as made by (Csr|Bitmask)\.pack"
+        made = r"(bias|values) must be as made by (Csr|Bitmask)\.pack|run: .* must be float32"
         with pytest.raises(RuntimeError, match=made):
             other(x)
         torch.testing.assert_close(other.float()(x), sparse(x), rtol=0.02, atol=0.05)
@@ -220,5 +224,6 @@ def test_inputs_may_come_by_keyword() -> None:
 
 
 def test_every_sparse_layer_has_a_dense_one() -> None:
-    assert set(SPARSE.values()) == {SparseLinear, SparseConv2d}
+    assert set(SPARSE.values()) == {SparseLinear, SparseConv1d, SparseConv2d, SparseConv3d}
+    assert all(sparse.kind in dense.__name__ + "Linear" for dense, sparse in SPARSE.items())
     assert all(issubclass(dense, nn.Module) for dense in SPARSE)

@@ -112,6 +112,10 @@ class Inference {
       if (x.size[d] + w.before[d] + w.after[d] < reach)
         refuse("inputs", "as large as the dilated kernel",
                number(x.size[d] + w.before[d] + w.after[d]) + " of " + number(reach));
+      const int64_t pad = std::max(w.before[d], w.after[d]);
+      if ((w.mode == PadMode::kReflect && pad >= x.size[d]) ||
+          (w.mode == PadMode::kCircular && pad > x.size[d]))
+        refuse("inputs", "large enough for their padding", number(x.size[d]));
       y.size[d] = w.out(d, x.size[d]);
     }
     return y;

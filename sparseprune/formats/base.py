@@ -58,6 +58,10 @@ class PackedWeight(nn.Module):
         """x [batch, channels, height, width], as torch.nn.functional.conv2d, then clamped."""
         raise NotImplementedError
 
+    def convolve(self, x: Tensor, bias: Tensor | None, program: str) -> Tensor:
+        """x [batch, channels, *sizes] through a program of one convolution with this weight."""
+        raise NotImplementedError
+
     def unpack(self) -> Tensor:
         """The dense weight [rows, cols]."""
         raise NotImplementedError

@@ -29,6 +29,7 @@ class Csr(Format):
 
     layout: str = "groups"
     stem: ClassVar[str] = "csr"
+    serves: ClassVar[tuple[str, ...]] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -147,6 +148,17 @@ class CsrWeight(PackedWeight):
             groups,
             *clamp,
         )
+        return y
+
+    def convolve(self, x: Tensor, bias: Tensor | None, program: str) -> Tensor:
+        y: Tensor
+        if torch.is_grad_enabled() and (
+            x.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            y = self._ops.csr_conv(x, *self.packed(), bias, program)
+        else:  # the same, past the Python that gives it a gradient
+            weights = self.packed() if bias is None else (*self.packed(), bias)
+            y = self._ops.run.default([x], weights, program)[0]
         return y
 
     def unpack(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ from sparseprune.formats import WEIGHTS, PackedWeight, bitmask_check, csr_check
 from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
 from sparseprune.io.values import decode, decode_setting, encode, encode_setting
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
+from sparseprune.program.steps import PADDINGS
 
 Spec = dict[str, Any]
 
-LINEAR, CONV2D, PACKED = "sparseprune.SparseLinear", "sparseprune.SparseConv2d", "sparseprune."
+LINEAR, PACKED = "sparseprune.SparseLinear", "sparseprune."
+CONVS: dict[str, type[SparseConv]] = {
+    PACKED + cls.__name__: cls for cls in (SparseConv1d, SparseConv2d, SparseConv3d)
+}
+"""Name in a file -> packed convolution."""
 CHECKS = {
     "csr": (csr_check.check, csr_check.check_groups),
     "bitmask": (bitmask_check.check, bitmask_check.check_groups),
@@ -60,8 +66,8 @@ def describe(module: nn.Module) -> Spec:
         return {"type": PACKED + module.stem, "arguments": module.spec()}
     if type(module) is SparseLinear:
         return {"type": LINEAR, "arguments": {"clamp": encode(module.clamp)}}
-    if type(module) is SparseConv2d:
-        return {"type": CONV2D, "arguments": {n: encode(getattr(module, n)) for n in _WINDOW}}
+    if (conv := PACKED + type(module).__name__) in CONVS and type(module) is CONVS[conv]:
+        return {"type": conv, "arguments": {n: encode(getattr(module, n)) for n in _WINDOW}}
     name = LAYER_NAMES.get(type(module))
     if name is None:
         raise ValueError(f"{type(module).__qualname__} is not a layer of torch.nn")
@@ -147,8 +153,8 @@ def build(
         raise ValueError(f"layer type {kind!r} is not a name")
     if kind == LINEAR:
         return SparseLinear(*_packed(children, tensors), _clamp(spec))
-    if kind == CONV2D:
-        return _sparse_conv(spec, *_packed(children, tensors))
+    if kind in CONVS:
+        return _sparse_conv(CONVS[kind], spec, *_packed(children, tensors))
     if kind.removeprefix(PACKED) in CHECKS and kind.startswith(PACKED):
         return _packed_weight(kind.removeprefix(PACKED), spec, tensors)
     if kind not in LAYERS:
@@ -229,22 +235,26 @@ def _clamp(spec: Spec) -> Clamp:
     return clamp  # type: ignore[no-any-return]
 
 
-def _sparse_conv(spec: Spec, weight: PackedWeight, bias: Tensor | None) -> SparseConv2d:
+def _sparse_conv(
+    cls: type[SparseConv], spec: Spec, weight: PackedWeight, bias: Tensor | None
+) -> SparseConv:
+    name, dims = cls.__name__, cls.dims
     window = {n: decode(v) for n, v in spec["arguments"].items()}
-    lengths = {"kernel_size": 2, "stride": 2, "padding": 4, "dilation": 2}
+    lengths = {"kernel_size": dims, "stride": dims, "padding": 2 * dims, "dilation": dims}
     fits = window.keys() == set(_WINDOW) and type(window["groups"]) is int and all(
         type(window[n]) is tuple and len(window[n]) == k and all(type(v) is int for v in window[n])
         for n, k in lengths.items()
     )  # fmt: skip
     if not fits or min(window["padding"]) < 0:
-        raise ValueError(f"SparseConv2d with {str(window)[:200]}")
+        raise ValueError(f"{name} with {str(window)[:200]}")
     _clamp(spec)
-    height, width = window["kernel_size"]
-    if min(height, width, window["groups"], *window["stride"], *window["dilation"]) < 1:
-        raise ValueError(f"SparseConv2d with {window}")
-    if weight.cols % (height * width):
-        raise ValueError(f"SparseConv2d of {weight.rows} x {weight.cols} with {window}")
-    if window["padding_mode"] not in ("zeros", "reflect", "replicate", "circular"):
-        raise ValueError(f"SparseConv2d with padding_mode {window['padding_mode']!r}")
-    CHECKS[weight.stem][1](weight, window["groups"])
-    return SparseConv2d(weight, bias, **window)
+    sizes = (*window["kernel_size"], *window["stride"], *window["dilation"])
+    groups = window["groups"]
+    if min(*sizes, groups) < 1 or max(*sizes, *window["padding"], groups) >= 2**31:
+        raise ValueError(f"{name} with {str(window)[:200]}")
+    if weight.cols % prod(window["kernel_size"]) or weight.rows % groups:
+        raise ValueError(f"{name} of {weight.rows} x {weight.cols} with {str(window)[:200]}")
+    if window["padding_mode"] not in PADDINGS:
+        raise ValueError(f"{name} with padding_mode {window['padding_mode']!r}")
+    CHECKS[weight.stem][1](weight, groups)
+    return cls(weight, bias, **window)

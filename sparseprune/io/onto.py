@@ -16,7 +16,7 @@ from sparseprune.io.network import (
     restore_tensors,
 )
 from sparseprune.io.programs import take_off
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv, SparseLinear
 
 IDENTITY = layers.describe(nn.Identity())["type"]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -40,7 +40,7 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
     sparse = {
         _module(copy, path): _instead_of(_module(copy, path), builder.build(path), path)
         for path, spec in manifest["modules"].items()
-        if spec.get("type") in (layers.LINEAR, layers.CONV2D)
+        if spec.get("type") in (layers.LINEAR, *layers.CONVS)
     }
     copy = copy_with(copy, sparse) if sparse else copy
     _fold(copy, manifest, restored)
@@ -56,7 +56,7 @@ def _instead_of(dense: nn.Module, sparse: nn.Module, path: str) -> nn.Module:
     shape: tuple[int, ...] = ()
     if isinstance(sparse, SparseLinear) and isinstance(dense, nn.Linear):
         shape = (sparse.out_features, sparse.in_features)
-    if isinstance(sparse, SparseConv2d) and isinstance(dense, nn.Conv2d):
+    if isinstance(sparse, SparseConv) and isinstance(dense, sparse.dense):
         shape = (sparse.out_channels, sparse.in_channels // sparse.groups, *sparse.kernel_size)
     weight = getattr(dense, "weight", None)
     if not isinstance(weight, Tensor) or tuple(weight.shape) != shape:
@@ -93,7 +93,7 @@ def _share(model: nn.Module, path: str, same: str) -> None:
     module, other = _module(model, same), _module(model, path)
     if module is other:
         return
-    sparse = isinstance(module, (SparseLinear, SparseConv2d))
+    sparse = isinstance(module, (SparseLinear, SparseConv))
     if type(module) is not type(other) and not sparse:
         raise ValueError(f"layers {path!r} and {same!r} are one in the file, of two types here")
     parent, _, name = path.rpartition(".")

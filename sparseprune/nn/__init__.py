@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from torch import nn
 
-from sparseprune.nn.conv import SparseConv2d
+from sparseprune.nn.conv import SparseConv, SparseConv2d
+from sparseprune.nn.conv_program import SparseConv1d, SparseConv3d
 from sparseprune.nn.linear import SparseLinear
 
-SPARSE: dict[type[nn.Module], type[SparseLinear] | type[SparseConv2d]] = {
+SPARSE: dict[type[nn.Module], type[SparseLinear] | type[SparseConv]] = {
     nn.Linear: SparseLinear,
     nn.modules.linear.NonDynamicallyQuantizableLinear: SparseLinear,
+    nn.Conv1d: SparseConv1d,
     nn.Conv2d: SparseConv2d,
+    nn.Conv3d: SparseConv3d,
 }
 """Dense layer -> the sparse layer that takes its place. Exact types: a subclass may do more."""
 
-__all__ = ["SPARSE", "SparseConv2d", "SparseLinear"]
+__all__ = [
+    "SPARSE",
+    "SparseConv",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
+    "SparseLinear",
+]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv, SparseLinear
 
 INPLACE_OPERATORS = {
     operator.iadd, operator.imul, operator.isub, operator.itruediv, operator.ifloordiv,
@@ -17,7 +17,7 @@ INPLACE_OPERATORS = {
     operator.imatmul, operator.ilshift, operator.irshift,
 }  # fmt: skip
 FRESH = (
-    SparseLinear, SparseConv2d, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,
+    SparseLinear, SparseConv, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,
     nn.modules.pooling._MaxPoolNd, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LayerNorm,
     nn.Embedding,
 )  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.patterns_act import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, ACTIVATIONS
 from sparseprune.program.patterns_layers import conv, linear, norm, pad, sparse_conv, strided
@@ -214,7 +214,9 @@ def _free_module(call: Call, m: nn.Module, input: Any) -> Lowered | None:
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 MODULES: dict[type[nn.Module], Pattern] = {
     SparseLinear: linear,
+    SparseConv1d: sparse_conv,
     SparseConv2d: sparse_conv,
+    SparseConv3d: sparse_conv,
     nn.Conv1d: conv,
     nn.Conv2d: conv,
     nn.Conv3d: conv,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import nn
 
-from sparseprune.formats.base import Clamp
-from sparseprune.nn import SparseConv2d, SparseLinear
+from sparseprune.nn import SparseConv, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered, is_csr
 from sparseprune.program.derive import layout_for
-from sparseprune.program.steps import Activation, Csr, Depthwise, Pool, Triple, Window
-
-
-def _clamp(clamp: Clamp) -> Activation:
-    low, high = clamp
-    least, most = -math.inf if low is None else low, math.inf if high is None else high
-    return Activation("clamp", least, most)
+from sparseprune.program.steps import (
+    Activation,
+    Csr,
+    Depthwise,
+    Pool,
+    Window,
+    clamped,
+    triple,
+)
 
 
 def _csr(b: Builder, x: int, packed: tuple[str, Any], bias: tuple[str, Any], **fields: Any) -> int:
@@ -38,23 +38,20 @@ def linear(call: Call, m: SparseLinear, input: Any) -> Lowered | None:
 
     def emit(b: Builder, x: list[int]) -> int:
         packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
-        return _csr(b, x[0], packed, bias, groups=1, window=Window(), activation=_clamp(m.clamp))
+        return _csr(b, x[0], packed, bias, groups=1, window=Window(), activation=clamped(*m.clamp))
 
     return Lowered((input,), emit, "tokens", "tokens", sparse=True)
 
 
-def sparse_conv(call: Call, m: SparseConv2d, input: Any) -> Lowered | None:
+def sparse_conv(call: Call, m: SparseConv, input: Any) -> Lowered | None:
     """A packed convolution."""
-    if not is_csr(m.weight) or call.rank(input) != 4:
+    if not is_csr(m.weight) or call.rank(input) != m.dims + 2:
         return None
-    left, right, top, bottom = m.padding
-    window = Window((1, *m.kernel_size), (1, *m.stride), (0, top, left), (0, bottom, right),
-                    (1, *m.dilation), m.padding_mode)  # fmt: skip
 
     def emit(b: Builder, x: list[int]) -> int:
         packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
-        return _csr(b, x[0], packed, bias, groups=m.groups, window=window,
-                    activation=_clamp(m.clamp))  # fmt: skip
+        return _csr(b, x[0], packed, bias, groups=m.groups, window=m.window(),
+                    activation=clamped(*m.clamp))  # fmt: skip
 
     return Lowered((input,), emit, "image", "image", sparse=True)
 
@@ -91,13 +88,8 @@ def _window(m: Any) -> Window:
              for d, k in zip(m.dilation, m.kernel_size, strict=True)]  # fmt: skip
     before = [t // 2 for t in total] if isinstance(m.padding, str) else list(m.padding)
     after = [t - t // 2 for t in total] if isinstance(m.padding, str) else list(m.padding)
-    return Window(_triple(m.kernel_size), _triple(m.stride), _triple(before, 0), _triple(after, 0),
-                  _triple(m.dilation), m.padding_mode)  # fmt: skip
-
-
-def _triple(sizes: Any, missing: int = 1) -> Triple:
-    depth, height, width = (missing,) * (3 - len(sizes)) + tuple(sizes)
-    return depth, height, width
+    return Window(triple(m.kernel_size), triple(m.stride), triple(before, 0), triple(after, 0),
+                  triple(m.dilation), m.padding_mode)  # fmt: skip
 
 
 def strided(call: Call, input: Any, index: Any) -> Lowered | None:
@@ -110,7 +102,7 @@ def strided(call: Call, input: Any, index: Any) -> Lowered | None:
     strides = [1 if i.step is None else i.step for i in index]
     if strides[:2] != [1, 1] or not all(type(s) is int and s > 0 for s in strides):
         return None
-    window = Window(stride=_triple(strides[2:]))
+    window = Window(stride=triple(strides[2:]))
 
     def emit(b: Builder, x: list[int]) -> int:
         return b.add(Pool, x=x[0], kind="max", ceil=0, count_padding=1, window=window)

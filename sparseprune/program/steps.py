@@ -11,6 +11,7 @@ A program is a list of steps over numbered values. Text, one line per step, goes
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeAlias
 
@@ -37,6 +38,13 @@ class Activation:
     high: float = math.inf
 
 
+def clamped(low: float | None, high: float | None) -> Activation:
+    """Limits of a layer, None where it has none, as an activation."""
+    return Activation(
+        "clamp", -math.inf if low is None else low, math.inf if high is None else high
+    )
+
+
 @dataclass(frozen=True)
 class Window:
     """Where a convolution or a pooling reads.
@@ -53,6 +61,12 @@ class Window:
     after: Triple = (0, 0, 0)
     dilation: Triple = (1, 1, 1)
     mode: str = "zeros"
+
+
+def triple(sizes: Sequence[int], missing: int = 1) -> Triple:
+    """Sizes of 1 to 3 dimensions, the last one first to be there."""
+    depth, height, width = (missing,) * (3 - len(sizes)) + tuple(sizes)
+    return depth, height, width
 
 
 @dataclass(frozen=True)

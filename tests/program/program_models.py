@@ -19,7 +19,7 @@ Made = tuple[nn.Module, Any]
 
 
 def sparsify(model: nn.Module, density: float = 0.4, keep: tuple[str, ...] = ()) -> nn.Module:
-    """Linear and Conv2d packed, but for depthwise ones; statistics as after training; in place."""
+    """Layers packed, but for depthwise ones; statistics as after training; in place."""
     generator = torch.Generator().manual_seed(7)
     twins: dict[nn.Module, nn.Module] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
@@ -29,7 +29,12 @@ def sparsify(model: nn.Module, density: float = 0.4, keep: tuple[str, ...] = ())
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(0, 0.3, generator=generator)
         depthwise = getattr(module, "groups", 1) == getattr(module, "in_channels", 0)
-        if type(module) not in SPARSE or depthwise or name in keep:
+        if (
+            type(module) not in SPARSE
+            or depthwise
+            or name in keep
+            or hasattr(module, "stays_dense")
+        ):
             continue
         if module not in twins:
             shape = tuple(module.weight.shape)
@@ -163,7 +168,7 @@ def dense_net(dims: int) -> Made:
     make = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
     pool = {1: nn.MaxPool1d, 3: nn.AvgPool3d}[dims]
     norm = {1: nn.BatchNorm1d, 3: nn.BatchNorm3d}[dims]
-    return nn.Sequential(
+    model = nn.Sequential(
         make(3, 8, 3, padding="same"),
         norm(8),
         nn.LeakyReLU(0.2),
@@ -173,7 +178,21 @@ def dense_net(dims: int) -> Made:
         nn.Flatten(),
         nn.Linear(8 * 4**dims, 10),
         nn.Tanh(),
-    ), torch.randn(2, 3, *(8,) * dims)
+    )
+    model[0].stays_dense = model[4].stays_dense = True
+    return model, torch.randn(2, 3, *(8,) * dims)
+
+
+def convolutions(dims: int) -> Made:
+    """Convolutions of 1 or 3 dimensions, to be packed."""
+    make = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
+    return nn.Sequential(
+        make(3, 8, 4, padding="same", padding_mode="reflect"),
+        nn.ReLU(),
+        make(8, 8, 3, stride=2, padding=1, groups=2),
+        nn.SiLU(),
+        make(8, 5, 2, dilation=2, bias=False),
+    ), torch.randn(2, 3, *(8, 9, 7)[:dims])
 
 
 def two_inputs() -> Made:
@@ -330,6 +349,8 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     "inception": inception,
     "conv1d": lambda: dense_net(1),
     "conv3d": lambda: dense_net(3),
+    "packed_conv1d": lambda: convolutions(1),
+    "packed_conv3d": lambda: convolutions(3),
     "two_inputs": two_inputs,
     "two_outputs": two_outputs,
     "unsupported_middle": unsupported_middle,

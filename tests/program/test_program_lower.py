@@ -52,6 +52,8 @@ WORDS = {
     "squeeze_excite": ["csr mean csr csr scale csr"],
     "inception": ["csr csr pool cat cat csr"],
     "conv1d": ["csr depthwise pool csr flatten csr"],
+    "packed_conv1d": ["csr csr csr"],
+    "packed_conv3d": ["csr csr csr"],
     "flat_view": ["csr pool flatten csr"],
     "mean_dims": ["csr mean flatten csr"],
     "two_inputs": ["csr csr csr"],
