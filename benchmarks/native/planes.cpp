@@ -93,25 +93,49 @@ void time_finish(const PlaneKernels& k) {
   time("scale clamp", "816", 816, 1, [&] { k.scale(x, .5f, live, 816, kRelu6, y); });
 }
 
+// An image whose rows are padded by one column, as programs lay it.
+Planes image(int64_t size) {
+  Planes p;
+  p.height = p.width = size, p.row = size + 1, p.slice = p.row * size;
+  p.lead = (p.row + 1 + 15) / 16 * 16, p.plane = 2 * p.lead + p.lanes();
+  return p;
+}
+
 void time_depthwise(const PlaneKernels& k) {
-  for (const int64_t side : {3, 5}) {
-    const auto taps = static_cast<double>(side * side);
-    const std::string n = std::to_string(side * side);
-    const std::vector<int32_t> at = window(side, 29);
-    time(("depthwise " + n).c_str(), "28x28", 816, taps + .5,
-         [&] { k.depthwise(x, at.data(), more, side * side, .1f, nullptr, live, 816, kRelu6, y); });
-    for (const int64_t width : {56, 28, 14}) {
-      const std::vector<int32_t> taps2 = window(side, 2 * width + 1);
-      const double loads = static_cast<double>(side * (side + 1));
-      const std::string shape = std::to_string(width) + "x8 of stride 2";
-      time(("depthwise_row2 " + n).c_str(), shape.c_str(), static_cast<double>(width * 8), loads,
-           [&] {
-             for (int64_t row = 0; row < 8; ++row)
-               k.depthwise_row2(x + 2 * row * (2 * width + 1), taps2.data(), more, side * side, .1f,
-                                nullptr, width, kRelu6, y + row * width);
-           });
+  for (const int64_t side : {3, 5})
+    for (const int64_t stride : {1, 2})
+      for (const int64_t size : {112, 56, 28, 14, 7}) {
+        const int64_t row = stride * size + 1, taps = side * side;
+        const std::vector<int32_t> at = window(side, row);
+        DepthwiseWindow w{at.data(), taps, stride, stride * row, 0, image(size), live};
+        const int64_t channels = size > 14 ? 1 : 16;  // of one call; about as much data
+        const DepthwisePlanes planes{
+            channels, x, row * (stride * size + 1), more, more, nullptr, 0, y + w.to.lead};
+        // Rows of x that are loaded once; of stride 2 for one row and a half of outputs.
+        const double loads = static_cast<double>(side) * (stride == 1 ? 1 : 2 * 4. / 3);
+        const double products = static_cast<double>(taps) / 2;
+        const std::string name =
+            "depthwise " + std::to_string(taps) + " s" + std::to_string(stride);
+        const std::string shape = std::to_string(size) + "x" + std::to_string(size);
+        time(name.c_str(), shape.c_str(), static_cast<double>(channels * size * size),
+             std::max(loads, products) + 1, [&] { k.depthwise(w, planes, kRelu6); });
+      }
+}
+
+void time_split(const PlaneKernels& k) {
+  for (const int64_t size : {56, 28, 14})
+    for (const int64_t side : {1, 3}) {
+      SplitRows s{nullptr, size, 2, side == 1 ? 1 : 2, nullptr, image(size / 2 + side / 2)};
+      const std::vector<int64_t> shift{side == 1 ? 0 : -1, 0};
+      std::vector<int32_t> rows;
+      for (int64_t r = 0; r < s.to.height; ++r)
+        rows.push_back(static_cast<int32_t>(std::min(2 * r, size - 1) * (size + 1)));
+      s.rows = rows.data(), s.shift = shift.data();
+      const std::string shape = std::to_string(size) + "x" + std::to_string(size);
+      const auto outputs = static_cast<double>(s.phases * s.to.height * s.to.width);
+      time(side == 1 ? "split, one phase" : "split, two phases", shape.c_str(), outputs,
+           side == 1 ? 3 : 2, [&] { k.split(x, s, y + s.to.lead); });
     }
-  }
 }
 
 void time_pool(const PlaneKernels& k) {
@@ -120,7 +144,7 @@ void time_pool(const PlaneKernels& k) {
       for (const int64_t size : {112, 56, 28}) {
         Planes from, to;
         from.height = from.width = size, from.row = size + 1;
-        to.height = to.width = to.row = size / stride;
+        to = image(size / stride);
         const PoolWindow w{{1, 3, 3}, {1, stride, stride},    {0, 1, 1}, {1, 1, 1}, average,
                            true,      {1, size + 2, size + 2}};
         const std::string name =
@@ -129,7 +153,7 @@ void time_pool(const PlaneKernels& k) {
         // rows: three loads and a store for a vector of x; columns: three loads, or four for pairs
         const double bound = stride == 1 ? 3. + 2.5 : 2 * 3. + 3.5;
         time(name.c_str(), shape.c_str(), static_cast<double>(to.height * to.width), bound,
-             [&] { k.pool(x, from, w, to, y, more); });
+             [&] { k.pool(x, from, w, to, y + to.lead, more); });
       }
 }
 
@@ -142,9 +166,14 @@ void time_copies(const PlaneKernels& k) {
       time("pack_streams", shape.c_str(), static_cast<double>(lanes * cols), 1,
            [&] { k.pack_streams(x, at.data(), cols, y, lanes); });
     }
-  time("every 2", "1568", 1568, 1.75, [&] { k.every(x, 2, 1568, y); });
-  volatile float sum = 0;
-  time("sum", "3136", 3136, .5, [&] { sum = k.sum(x, 3136); });
+  const Planes one = image(1);
+  for (const int64_t size : {56, 7}) {
+    const int64_t lanes = image(size).lanes(), planes = size == 7 ? 32 : 1;
+    const std::string shape =
+        std::to_string(planes) + " of " + std::to_string(size) + "x" + std::to_string(size);
+    time("mean", shape.c_str(), static_cast<double>(planes * lanes), .5,
+         [&] { k.mean(x, lanes, lanes, 49, planes, one, y + one.lead); });
+  }
 }
 
 }  // namespace
@@ -163,6 +192,7 @@ int main() {
     const PlaneKernels& k = plane_kernels();
     time_finish(k);
     time_depthwise(k);
+    time_split(k);
     time_pool(k);
     time_copies(k);
   }

@@ -60,7 +60,7 @@ Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& input
   match_residuals();
   for (Value& v : plan_->values) close_planes(v);
   for (size_t i = 0; i < steps.size(); ++i) emit(i);
-  plan_->arena = place(plan_->values) + 64;
+  plan_->arena = place(plan_->values) + 64;  // kernels may read a little behind a value
 }
 
 int64_t Builder::temporary(const Shape& shape) {

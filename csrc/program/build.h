@@ -50,7 +50,6 @@ class Builder {
   void csr_gather(const Step& s);
   void split(const Step& s, const Taps& taps);
   void depthwise(size_t step);
-  void depthwise_row2(const Step& s, const Taps& taps);
   void pool(const Step& s);
   void mean(const Step& s);
   void add(const Step& s);

@@ -8,16 +8,21 @@
 namespace sparseprune {
 namespace {
 
-// Rows of one plane to consecutive floats, or back.
+// Rows of one plane to consecutive floats.
 void copy_rows(const float* from, const Planes& p, float* to) {
   for (int64_t z = 0; z < p.depth; ++z)
     for (int64_t y = 0; y < p.height; ++y, to += p.width)
       std::copy_n(from + z * p.slice + y * p.row, p.width, to);
 }
-void spread_rows(const float* from, const Planes& p, float* to) {
-  for (int64_t z = 0; z < p.depth; ++z)
-    for (int64_t y = 0; y < p.height; ++y, from += p.width)
-      std::copy_n(from, p.width, to + z * p.slice + y * p.row);
+// Row r of a plane, all its slices counted, with the zeros behind it and before the first.
+void spread_row(const float* from, const Planes& p, int64_t r, float* to) {
+  const int64_t at = r / p.height * p.slice + r % p.height * p.row, next = r + 1;
+  const int64_t end = next == p.depth * p.height
+                          ? p.plane - p.lead
+                          : next / p.height * p.slice + next % p.height * p.row;
+  if (r == 0) std::fill_n(to - p.lead, p.lead, 0.f);
+  std::copy_n(from, p.width, to + at);
+  std::fill(to + at + p.width, to + end, 0.f);
 }
 
 // Tokens of tile i of a value.
@@ -47,13 +52,13 @@ void Builder::input(const Step& s) {
                                   plan->at(call, out) + tile * p.image + begin * p.plane, p.plane);
     });
   }
-  const int64_t planes = p.images * p.channels, n = parts(planes);
-  const int64_t size = p.depth * p.height * p.width;
+  // Rows, because images of few channels are as large as any.
+  const int64_t height = p.depth * p.height, rows = p.images * p.channels * height;
+  const int64_t n = parts(rows);
   work(n, {}, s.out, [=, out = s.out](const Call& call, int64_t i) {
-    part(i, n, planes, [&](int64_t plane) {
-      float* to = plan->at(call, out) + plane * p.plane;
-      std::fill_n(to, p.plane, 0.f);
-      spread_rows(call.inputs[from] + plane * size, p, to + p.lead);
+    part(i, n, rows, [&](int64_t row) {
+      spread_row(call.inputs[from] + row * p.width, p, row % height,
+                 plan->at(call, out) + row / height * p.plane + p.lead);
     });
   });
 }
@@ -116,52 +121,68 @@ int64_t inside(int64_t at, int64_t size, PadMode mode) {
   return -1;
 }
 
-// One row of a phase: to[j] = from[j * stride + residue - before], padding included.
-void phase_row(const float* from, int64_t size, int64_t stride, int64_t shift, PadMode mode,
-               int64_t width, float* to) {
-  const int64_t begin = std::clamp<int64_t>((stride - 1 - shift) / stride, 0, width);
-  const int64_t end = std::clamp<int64_t>((size - shift + stride - 1) / stride, begin, width);
-  for (int64_t j = 0; j < width; ++j) {
-    if (j == begin && end > begin) {
-      plane_kernels().every(from + begin * stride + shift, stride, end - begin, to + begin);
-      j = end - 1;
-      continue;
-    }
-    const int64_t at = inside(j * stride + shift, size, mode);
-    to[j] = at >= 0 && at < size ? from[at] : 0.f;
+// The phases in width that one phase in depth and height has.
+struct Split {
+  Window window;
+  Planes x, y;
+  std::vector<int32_t> rows;
+  std::vector<int64_t> shift;
+
+  Split(const Window& w, const Planes& from, const Planes& to, int64_t slice_shift,
+        int64_t row_shift, const std::vector<int64_t>& residues)
+      : window(w), x(from), y(to) {
+    for (int64_t residue : residues) shift.push_back(residue - w.before[2]);
+    for (int64_t z = 0; z < y.depth; ++z)
+      for (int64_t r = 0; r < y.height; ++r) {
+        const int64_t slice = inside(z * w.stride[0] + slice_shift, x.depth, w.mode);
+        const int64_t row = inside(r * w.stride[1] + row_shift, x.height, w.mode);
+        const bool shown = slice >= 0 && slice < x.depth && row >= 0 && row < x.height;
+        rows.push_back(shown ? static_cast<int32_t>(slice * x.slice + row * x.row) : -1);
+      }
   }
-}
+
+  void run(const float* from, float* to) const {
+    const auto phases = static_cast<int64_t>(shift.size());
+    plane_kernels().split(from, {rows.data(), x.width, window.stride[2], phases, shift.data(), y},
+                          to);
+    if (window.mode != PadMode::kZeros)
+      for (int64_t p = 0; p < phases; ++p) pad(from, shift[p], to + p * y.plane);
+  }
+
+  // The columns that show others of x in place of zeros.
+  void pad(const float* from, int64_t shift, float* to) const {
+    const int32_t* row = rows.data();
+    for (int64_t z = 0; z < y.depth; ++z)
+      for (int64_t r = 0; r < y.height; ++r, ++row)
+        for (int64_t j = 0; *row >= 0 && j < y.width; ++j) {
+          const int64_t at = j * window.stride[2] + shift;
+          const int64_t shown = inside(at, x.width, window.mode);
+          if (at != shown && shown >= 0 && shown < x.width)
+            to[z * y.slice + r * y.row + j] = from[*row + shown];
+        }
+  }
+};
 
 }  // namespace
 
 // The image as one plane per channel and phase of the stride, with its padding written out.
 void Builder::split(const Step& s, const Taps& taps) {
   const Planes x = value(s.x).planes, y = value(taps.source).planes;
-  const Window w = s.window;
+  const Window& w = s.window;
   Phases phases[3];
   for (int d = 0; d < 3; ++d) phases[d] = phases_of(w, d);
+  std::vector<Split> splits;  // per phase in depth and height
+  for (int64_t slice : phases[0].residues)
+    for (int64_t row : phases[1].residues)
+      splits.emplace_back(w, x, y, slice - w.before[0], row - w.before[1], phases[2].residues);
+  const auto columns = static_cast<int64_t>(phases[2].residues.size());
+  const auto others = static_cast<int64_t>(splits.size());
   const Plan* plan = plan_.get();
-  const int64_t planes = y.images * y.channels, n = parts(planes), count = taps.phases;
+  const int64_t planes = x.images * x.channels * others, n = parts(planes);
   work(n, {s.x}, taps.source, [=, from = s.x, out = taps.source](const Call& call, int64_t i) {
     part(i, n, planes, [&](int64_t plane) {
-      const int64_t image = plane / y.channels, channel = plane % y.channels;
-      int64_t shift[3], phase = channel % count;
-      for (int d = 2; d >= 0; --d) {
-        const int64_t residues = static_cast<int64_t>(phases[d].residues.size());
-        shift[d] = phases[d].residues[phase % residues] - w.before[d];
-        phase /= residues;
-      }
-      const float* source = plan->at(call, from) + x.at(image, channel / count);
-      float* to = plan->at(call, out) + y.at(image, channel);
-      std::fill_n(to - y.lead, y.plane, 0.f);
-      for (int64_t z = 0; z < y.depth; ++z)
-        for (int64_t r = 0; r < y.height; ++r) {
-          const int64_t zs = inside(z * w.stride[0] + shift[0], x.depth, w.mode);
-          const int64_t rs = inside(r * w.stride[1] + shift[1], x.height, w.mode);
-          if (zs < 0 || zs >= x.depth || rs < 0 || rs >= x.height) continue;
-          phase_row(source + zs * x.slice + rs * x.row, x.width, w.stride[2], shift[2], w.mode,
-                    y.width, to + z * y.slice + r * y.row);
-        }
+      splits[plane % others].run(plan->at(call, from) + plane / others * x.plane + x.lead,
+                                 plan->at(call, out) + plane * columns * y.plane + y.lead);
     });
   });
 }

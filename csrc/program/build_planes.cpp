@@ -20,64 +20,38 @@ std::vector<int32_t> narrow(const std::vector<int64_t>& from, int64_t phases_pla
 void Builder::depthwise(size_t step) {
   const Step& s = steps_[step];
   const Taps& taps = taps_[step];
-  plan_->multiply_adds += weights_[s.tensors].numel * value(s.out).planes.lanes();
-  if (taps.source == s.x && s.window.stride[2] == 2) return depthwise_row2(s, taps);
   if (taps.source != s.x) split(s, taps);
   const Planes x = value(taps.source).planes, y = value(s.out).planes;
+  plan_->multiply_adds += weights_[s.tensors].numel * y.lanes();
+  const bool strided = taps.source == s.x && s.window.stride[2] == 2;
+  DepthwiseWindow window{};
+  window.taps = s.window.taps(), window.stride = strided ? 2 : 1, window.to = y;
+  window.row = strided ? s.window.stride[1] * x.row : y.row;
+  window.slice = strided ? s.window.stride[0] * x.slice : y.slice;
+  const int64_t planes = y.images * y.channels, n = parts(planes), phases = taps.phases;
   const Plan* plan = plan_.get();
-  const int64_t planes = y.images * y.channels, n = parts(planes), per = taps.phases;
   work(n, {taps.source, s.y}, s.out,
        [=, step = s, source = taps.source, lives = live(y),
         offsets = narrow(taps.flat, x.plane, taps.phase)](const Call& call, int64_t i) {
-         const auto* weight = static_cast<const float*>(call.weights[step.tensors].data);
-         const auto* bias = step.has_bias
-                                ? static_cast<const float*>(call.weights[step.tensors + 1].data)
-                                : nullptr;
-         const int64_t n_taps = static_cast<int64_t>(offsets.size());
-         part(i, n, planes, [&](int64_t plane) {
-           const int64_t image = plane / y.channels, c = plane % y.channels;
-           const int64_t to = y.at(image, c);
-           float* out = plan->at(call, step.out) + to;
+         DepthwiseWindow w = window;
+         w.offsets = offsets.data(), w.live = lives->data();
+         const auto tensor = [&](int64_t t) {
+           return static_cast<const float*>(call.weights[step.tensors + t].data);
+         };
+         const int64_t end = (i + 1) * planes / n;
+         for (int64_t plane = i * planes / n; plane < end;) {
+           const int64_t c = plane % y.channels;
+           const int64_t run = step.multiplier > 1 ? 1 : std::min(end - plane, y.channels - c);
+           const Planes& more = plan->values[std::max<int64_t>(step.y, 0)].planes;
            plane_kernels().depthwise(
-               plan->at(call, source) + x.at(image, c / step.multiplier * per), offsets.data(),
-               weight + c * n_taps, n_taps, bias ? bias[c] : 0.f,
-               step.y >= 0 ? plan->at(call, step.y) + plan->values[step.y].planes.at(image, c)
-                           : nullptr,
-               lives->data(), y.lanes(), step.activation, out);
-           clear_margins(out - y.lead, y);
-         });
-       });
-}
-
-void Builder::depthwise_row2(const Step& s, const Taps& taps) {
-  const Planes x = value(s.x).planes, y = value(s.out).planes;
-  const Plan* plan = plan_.get();
-  const int64_t planes = y.images * y.channels, n = parts(planes);
-  const int64_t slices = s.window.stride[0] * x.slice, rows = s.window.stride[1] * x.row;
-  work(n, {s.x, s.y}, s.out,
-       [=, step = s, offsets = narrow(taps.flat, 0, taps.phase)](const Call& call, int64_t i) {
-         const auto* weight = static_cast<const float*>(call.weights[step.tensors].data);
-         const auto* bias = step.has_bias
-                                ? static_cast<const float*>(call.weights[step.tensors + 1].data)
-                                : nullptr;
-         const int64_t n_taps = static_cast<int64_t>(offsets.size());
-         part(i, n, planes, [&](int64_t plane) {
-           const int64_t image = plane / y.channels, c = plane % y.channels;
-           const float* from = plan->at(call, step.x) + x.at(image, c / step.multiplier);
-           const float* more =
-               step.y >= 0 ? plan->at(call, step.y) + plan->values[step.y].planes.at(image, c)
-                           : nullptr;
-           float* out = plan->at(call, step.out) + y.at(image, c);
-           std::fill_n(out - y.lead, y.plane, 0.f);
-           for (int64_t z = 0; z < y.depth; ++z)
-             for (int64_t r = 0; r < y.height; ++r) {
-               const int64_t at = z * y.slice + r * y.row;
-               plane_kernels().depthwise_row2(from + z * slices + r * rows, offsets.data(),
-                                              weight + c * n_taps, n_taps, bias ? bias[c] : 0.f,
-                                              more ? more + at : nullptr, y.width, step.activation,
-                                              out + at);
-             }
-         });
+               w,
+               {run, plan->at(call, source) + plane / step.multiplier * phases * x.plane + x.lead,
+                phases * x.plane, tensor(0) + c * w.taps, step.has_bias ? tensor(1) + c : nullptr,
+                step.y >= 0 ? plan->at(call, step.y) + plane * more.plane + more.lead : nullptr,
+                more.plane, plan->at(call, step.out) + plane * y.plane + y.lead},
+               step.activation);
+           plane += run;
+         }
        });
 }
 
@@ -100,7 +74,6 @@ void Builder::pool(const Step& s) {
     part(i, n, planes, [&](int64_t plane) {
       const int64_t image = plane / y.channels, c = plane % y.channels;
       float* out = plan->at(call, step.out) + y.at(image, c);
-      std::fill_n(out - y.lead, y.plane, 0.f);
       plane_kernels().pool(plan->at(call, step.x) + x.at(image, c), x, window, y, out,
                            panel_scratch(scratch));
     });
@@ -113,12 +86,9 @@ void Builder::mean(const Step& s) {
   const int64_t planes = y.images * y.channels, n = parts(planes);
   const float size = static_cast<float>(x.depth * x.height * x.width);
   work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
-    part(i, n, planes, [&](int64_t plane) {
-      const int64_t image = plane / y.channels, c = plane % y.channels;
-      float* out = plan->at(call, step.out) + y.at(image, c);
-      std::fill_n(out - y.lead, y.plane, 0.f);
-      *out = plane_kernels().sum(plan->at(call, step.x) + x.at(image, c), x.lanes()) / size;
-    });
+    const int64_t begin = i * planes / n, end = (i + 1) * planes / n;
+    plane_kernels().mean(plan->at(call, step.x) + begin * x.plane + x.lead, x.plane, x.lanes(),
+                         size, end - begin, y, plan->at(call, step.out) + begin * y.plane + y.lead);
   });
 }
 

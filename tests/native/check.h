@@ -62,8 +62,10 @@ inline void compare(const Guarded<float>& y, const Expected& expected) {
   expect(true, "");
 }
 
-// Every kernel over planes, for the current instruction set (test_planes.cpp, test_pool.cpp).
+// Every kernel over planes, for the current instruction set (test_planes.cpp, test_windows.cpp,
+// test_pool.cpp).
 void check_planes(int64_t count, Random& random);
+void check_windows(int64_t count, Random& random);
 void check_pools(int64_t count, Random& random);
 
 // Whole programs (test_program.cpp).

@@ -39,6 +39,8 @@ Planes planes(int64_t depth, int64_t height, int64_t width, Random& random) {
   p.depth = depth, p.height = height, p.width = width;
   p.row = width + random.integer(0, 3);
   p.slice = p.row * height + random.integer(0, 5);
+  p.lead = 16 * random.integer(0, 1);
+  p.plane = p.lead + p.lanes() + 16 * random.integer(0, 1);
   return p;
 }
 
@@ -90,12 +92,12 @@ void check_pool(const Pool& p, Against against, Random& random) {
         const float special = random.pick({0, 1}) ? kNan : random.pick({0, 1}) ? kInf : -kInf;
         x[d * from.slice + h * from.row + i] = random.share() < odd ? special : random.normal();
       }
-  std::vector<double> expected(static_cast<size_t>(to.flat()), 7);
+  std::vector<double> expected(static_cast<size_t>(to.plane));
   for (int64_t d = 0; d < to.depth; ++d)
     for (int64_t h = 0; h < to.height; ++h)
       for (int64_t i = 0; i < to.width; ++i) {
         const int64_t o[3] = {d, h, i};
-        expected[d * to.slice + h * to.row + i] = window_at(p, from, x.data(), o);
+        expected[to.lead + d * to.slice + h * to.row + i] = window_at(p, from, x.data(), o);
       }
   const int64_t after = w.padded_end[2] - from.width - w.before[2];
   const int64_t floats = from.width + 2 * std::max(w.before[2], after) + 64;
@@ -103,7 +105,7 @@ void check_pool(const Pool& p, Against against, Random& random) {
   const Guarded in(x, against);
   const Guarded<float> scratch(std::vector<float>(static_cast<size_t>((floats + 15) / 16 * 16)),
                                against);
-  plane_kernels().pool(in.read_only(), from, w, to, y.data(), scratch.data());
+  plane_kernels().pool(in.read_only(), from, w, to, y.data() + to.lead, scratch.data());
   expect(y.surroundings_intact() && scratch.surroundings_intact(), "wrote outside");
   for (size_t i = 0; i < expected.size(); ++i) {
     const double e = expected[i];

@@ -18,6 +18,36 @@ struct PoolWindow {
   int64_t padded_end[3];  // live part; size + before + after of the input, for that cut
 };
 
+// A depthwise convolution over planes of outputs `to` (residuals lie alike).
+struct DepthwiseWindow {
+  const int32_t* offsets;  // per tap
+  int64_t taps;
+  int64_t stride;      // of columns, 1 or 2; with 1, row and slice are those of `to`
+  int64_t row, slice;  // floats of x from the windows of a row (a slice) to those of the next
+  Planes to;
+  const int32_t* live;  // of `to`
+};
+
+// Channels one after the other; pointers are to element 0 of the first. Weights [planes, taps].
+struct DepthwisePlanes {
+  int64_t planes;
+  const float* x;
+  int64_t x_plane;
+  const float *weight, *bias;  // bias may be null
+  const float* residual;       // may be null
+  int64_t residual_plane;
+  float* out;  // aligned
+};
+
+// The phases in width of one plane, for one phase of its height and depth.
+struct SplitRows {
+  const int32_t* rows;  // per row of `to`, slice after slice: where it begins in x, or -1
+  int64_t width, stride;
+  int64_t phases;
+  const int64_t* shift;  // per phase, ascending
+  Planes to;
+};
+
 // How a padded position outside the image is filled.
 enum class PadMode { kZeros, kReflect, kReplicate, kCircular };
 
@@ -29,29 +59,26 @@ struct PlaneKernels {
                  int64_t lanes, int64_t rows, Activation activation, float* out,
                  int64_t out_stride);
 
-  // out[i] = activation(bias + sum_t weight[t] * x[offset[t] + i] + residual[i]) & live[i] for
-  // one channel, i in [0, lanes). x + offset need not be aligned; residual may be null.
-  void (*depthwise)(const float* x, const int32_t* offsets, const float* weight, int64_t taps,
-                    float bias, const float* residual, const int32_t* live, int64_t lanes,
-                    Activation activation, float* out);
+  // out(z, r, j) = activation(bias + sum_t weight[t] * x[offsets[t] + z * slice + r * row +
+  // stride * j] + residual(z, r, j)). Up to 32 floats behind what a window reads are read as well.
+  // Whole planes are written, their leads and tails too.
+  void (*depthwise)(const DepthwiseWindow& window, const DepthwisePlanes& planes,
+                    Activation activation);
 
-  // The same for a stride of 2 in width (any in height and depth), row by row without splitting x
-  // first: output row of `width` elements at `out` (not aligned, nothing beyond width is written),
-  // out[j] = activation(bias + sum_t weight[t] * x[offset[t] + 2 * j] + residual[j]).
-  void (*depthwise_row2)(const float* x, const int32_t* offsets, const float* weight, int64_t taps,
-                         float bias, const float* residual, int64_t width, Activation activation,
-                         float* out);
-
-  // out[j] = x[j * stride] for j in [0, n); nothing aligned, reads nothing past the last element.
-  void (*every)(const float* x, int64_t stride, int64_t n, float* out);
+  // out + p * to.plane, for phase p: element (z, r, j) = x[rows[z * height + r] + stride * j +
+  // shift[p]]; zero where rows is -1 or stride * j + shift[p] lies outside [0, width). The whole
+  // planes are written, their leads and tails too; out is aligned.
+  void (*split)(const float* x, const SplitRows& rows, float* out);
 
   // One plane: out [geometry of to] = pooled x [geometry of from]; scratch holds at least
-  // from.width + 2 * max(before, after) + 64 floats, aligned. Writes elements only, not padding.
+  // from.width + 2 * max(before, after) + 64 floats, aligned. Writes the whole plane.
   void (*pool)(const float* x, const Planes& from, const PoolWindow& window, const Planes& to,
                float* out, float* scratch);
 
-  // Sum of n floats, in a fixed order.
-  float (*sum)(const float* x, int64_t n);
+  // Element 0 of out + p * to.plane = sum of x + p * x_plane [0, lanes) / count, the rest of its
+  // plane zeros, for p in [0, planes); aligned.
+  void (*mean)(const float* x, int64_t x_plane, int64_t lanes, float count, int64_t planes,
+               const Planes& to, float* out);
 
   // out[i] = activation(x[i] * by) & live[i], i in [0, lanes); aligned.
   void (*scale)(const float* x, float by, const int32_t* live, int64_t lanes, Activation activation,

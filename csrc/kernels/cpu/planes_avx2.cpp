@@ -6,6 +6,7 @@
 namespace {
 
 constexpr int kWidth = 8, kVectors = 8;
+constexpr bool kManyRegisters = false;
 using Vec = __m256;
 
 // low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
@@ -43,6 +44,21 @@ inline Vec kept(Vec v) {
   return v;
 }
 
+// Lanes [0, count) of v, zeros behind.
+inline Vec first_lanes(Vec v, int64_t count) {
+  return _mm256_and_ps(v, _mm256_castsi256_ps(first(count)));
+}
+
+// The sum of all lanes.
+inline float across(Vec v) {
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+// __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
+inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
+
 // Every other lane of a from kA on, then every other lane of b from kB on.
 template <int kA, int kB>
 inline Vec every_other(Vec a, Vec b) {
@@ -50,14 +66,20 @@ inline Vec every_other(Vec a, Vec b) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), _MM_SHUFFLE(3, 1, 2, 0)));
 }
 
+// The last lane of `before`, then all of v but its last.
+inline Vec shifted_in(Vec v, Vec before) {
+  const __m256i middle = _mm256_castps_si256(_mm256_permute2f128_ps(before, v, 0x21));
+  return _mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_castps_si256(v), middle, 12));
+}
+
 #include "kernels/cpu/planes_activations.inc"
 #include "kernels/cpu/planes_body.inc"
+#include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, depthwise_row2, every,
-                                  pool,   sum,       scale,          pack_streams};
+const PlaneKernels planes_avx2 = {finish, depthwise, split, pool, mean, scale, pack_streams};
 }  // namespace sparseprune

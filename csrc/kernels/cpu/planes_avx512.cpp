@@ -6,6 +6,7 @@
 namespace {
 
 constexpr int kWidth = 16, kVectors = 8;
+constexpr bool kManyRegisters = true;
 using Vec = __m512;
 
 // low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
@@ -35,6 +36,15 @@ inline Vec kept(Vec v) {
   return v;
 }
 
+// Lanes [0, count) of v, zeros behind.
+inline Vec first_lanes(Vec v, int64_t count) { return _mm512_maskz_mov_ps(first(count), v); }
+
+// The sum of all lanes.
+inline float across(Vec v) { return _mm512_reduce_add_ps(v); }
+
+// __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
+inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
+
 // Every other lane of a from kA on, then every other lane of b from kB on.
 template <int kA, int kB>
 inline Vec every_other(Vec a, Vec b) {
@@ -44,14 +54,20 @@ inline Vec every_other(Vec a, Vec b) {
   return _mm512_permutex2var_ps(a, index, b);
 }
 
+// The last lane of `before`, then all of v but its last.
+inline Vec shifted_in(Vec v, Vec before) {
+  return _mm512_castsi512_ps(
+      _mm512_alignr_epi32(_mm512_castps_si512(v), _mm512_castps_si512(before), 15));
+}
+
 #include "kernels/cpu/planes_activations.inc"
 #include "kernels/cpu/planes_body.inc"
+#include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish, depthwise, depthwise_row2, every,
-                                    pool,   sum,       scale,          pack_streams};
+const PlaneKernels planes_avx512 = {finish, depthwise, split, pool, mean, scale, pack_streams};
 }  // namespace sparseprune

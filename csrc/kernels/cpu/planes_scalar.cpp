@@ -4,6 +4,7 @@
 namespace {
 
 constexpr int kWidth = 4, kVectors = 4;
+constexpr bool kManyRegisters = false;
 typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 typedef int32_t Whole __attribute__((vector_size(4 * kWidth), may_alias));
 
@@ -36,20 +37,34 @@ inline void store_part(float* p, Vec v, int64_t count) {
 
 inline Vec kept(Vec v) { return v; }
 
+// Lanes [0, count) of v, zeros behind.
+inline Vec first_lanes(Vec v, int64_t count) {
+  for (int64_t i = count; i < kWidth; ++i) v[i] = 0;
+  return v;
+}
+
+// The sum of all lanes.
+inline float across(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+
+inline void prefetch_for_write(const float* p) { __builtin_prefetch(p, 1); }
+
 // Every other lane of a from kA on, then every other lane of b from kB on.
 template <int kA, int kB>
 inline Vec every_other(Vec a, Vec b) {
   return Vec{a[kA], a[kA + 2], b[kB], b[kB + 2]};
 }
 
+// The last lane of `before`, then all of v but its last.
+inline Vec shifted_in(Vec v, Vec before) { return Vec{before[3], v[0], v[1], v[2]}; }
+
 #include "kernels/cpu/planes_activations.inc"
 #include "kernels/cpu/planes_body.inc"
+#include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish, depthwise, depthwise_row2, every,
-                                    pool,   sum,       scale,          pack_streams};
+const PlaneKernels planes_scalar = {finish, depthwise, split, pool, mean, scale, pack_streams};
 }  // namespace sparseprune
