@@ -213,3 +213,13 @@ def test_impossible_ones_in_a_file_are_refused(
     sparse = LAYERS[dims][1].from_dense(dense(dims, "plain"))
     sparseprune.save(nn.Sequential(sparse), tmp_path / "file")
     refused(tmp_path / "file", lambda m, _: m["modules"]["0"]["arguments"].update(arguments))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+@pytest.mark.parametrize("backend", backends.available())
+def test_images_smaller_than_their_padding_are_refused(mode: str, backend: str) -> None:
+    with backends.only(backend):
+        conv = nn.Conv1d(4, 4, 5, padding=4, padding_mode=mode)
+        layer = SparseConv1d.from_dense(conv)
+        with pytest.raises((ValueError, RuntimeError), match="run"):
+            layer(torch.randn(1, 4, 3))

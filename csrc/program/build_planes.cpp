@@ -1,5 +1,6 @@
 // Works over whole planes: depthwise, pooling, means, sums and scales.
 #include <algorithm>
+#include <stdexcept>
 
 #include "kernels/cpu/csr_tiles.h"
 #include "program/build.h"
@@ -10,8 +11,11 @@ namespace {
 std::vector<int32_t> narrow(const std::vector<int64_t>& from, int64_t phases_plane,
                             const std::vector<int64_t>& phase) {
   std::vector<int32_t> to;
-  for (size_t t = 0; t < from.size(); ++t)
-    to.push_back(static_cast<int32_t>(from[t] + phase[t] * phases_plane));
+  for (size_t t = 0; t < from.size(); ++t) {
+    const int64_t at = from[t] + phase[t] * phases_plane;
+    if (at > INT32_MAX) throw std::invalid_argument("run: inputs must be smaller images");
+    to.push_back(static_cast<int32_t>(at));
+  }
   return to;
 }
 
