@@ -12,7 +12,7 @@ from problems import sparse_weight
 from scripted_times import script_times
 from torch import Tensor, nn
 
-from sparseprune import choose, convert
+from sparseprune import backends, choose, convert
 from sparseprune.nn import SparseLinear
 from sparseprune.program.planned import Planned
 from sparseprune.prune import prune
@@ -91,6 +91,12 @@ def test_a_slower_whole_model_is_measured_again(monkeypatch: pytest.MonkeyPatch)
     assert fast.report.sparse_ms == 0.9
 
 
+needs_programs = pytest.mark.skipif(
+    backends.CPU.missing is not None, reason="programs run compiled kernels alone"
+)
+
+
+@needs_programs
 @pytest.mark.parametrize("faster", ["layers", "programs"])
 def test_the_fastest_form_of_the_whole_model_stays(
     monkeypatch: pytest.MonkeyPatch, faster: str
@@ -104,6 +110,7 @@ def test_the_fastest_form_of_the_whole_model_stays(
     assert all(("program" in row.kernel) is isinstance(fast, Planned) for row in fast.report.rows)
 
 
+@needs_programs
 def test_layers_slower_than_dense_may_still_join_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     times = dict.fromkeys(TIMES, 1.1) | {"dense": 1.0, "programs": 0.5}
     script_times(monkeypatch, times.__getitem__)
