@@ -1,0 +1,1 @@
+"""Programs: whole regions of a converted model, run by one native call each."""
