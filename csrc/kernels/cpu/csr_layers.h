@@ -1,4 +1,4 @@
-// Whole layers with a csr weight: tiles of tokens (or pixels) times chunks of rows, over threads.
+// Linear layers with a csr weight: tiles of tokens times chunks of rows, over threads.
 // No torch: the caller brings the threads.
 #pragma once
 #include <cstdint>
