@@ -8,8 +8,6 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kFarFloats = 1 << 18;
-
 // The tensors of a csr step in the order of steps.py.
 enum { kValues, kColumns, kCounts, kStarts, kBias };
 
@@ -51,7 +49,6 @@ struct PlanesIo {
   int64_t lanes;
   bool first, last;  // tile of its planes
   bool direct_panel, direct_sums;
-  bool far;  // y is larger than the caches near a core
   Activation activation;
 
   const float* panel(int64_t group, int64_t begin, int64_t end) const {
@@ -62,14 +59,7 @@ struct PlanesIo {
   }
   float* sums(int64_t row, int64_t rows) const {
     if (direct_sums) return y + row * lanes;
-    if (far) fetch(row, std::min(rows, planes.channels - row));
     return sums_scratch(rows * lanes);
-  }
-  // A tile writes a short piece of every plane: the caches must be told of it in time.
-  void fetch(int64_t row, int64_t rows) const {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t lane = 0; lane < lanes; lane += 16)
-        __builtin_prefetch(y + (row + r) * planes.plane + lane, 1);
   }
   void store(int64_t row, int64_t rows, const float* sums) const {
     float* to = y + row * planes.plane;
@@ -140,7 +130,6 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
                      tile == tiling.tiles - 1,
                      direct_panel,
                      direct_sums,
-                     y.image >= kFarFloats,
                      step.activation};
          run_tile(view<W>(step, call.weights), bias(step, call.weights), tiling, task, io);
        });
