@@ -70,13 +70,13 @@ void measure(double sparsity, int64_t block) {
         }));
   print("groups", best_us([&] {
           for (int64_t b = 0; b < groups.blocks(); ++b)
-            kernels.groups(groups, b, panel, vectors, acc, 0, groups.groups());
+            kernels.groups(groups, b, panel, vectors, acc, 0, groups.groups(), {});
         }));
   print("sorted", best_us([&] {
           for (int64_t b = 0; b < sorted.blocks(); ++b)
-            kernels.sorted(sorted, b, panel, vectors, acc, 0, sorted.segments());
+            kernels.sorted(sorted, b, panel, vectors, acc, 0, sorted.segments(), {});
         }));
-  print("rows", best_us([&] { kernels.rows(rows, panel, vectors, acc, 0, kRows); }));
+  print("rows", best_us([&] { kernels.rows(rows, panel, vectors, acc, 0, kRows, {}); }));
   print("store", best_us([&] { panels.store_tokens(acc, lanes, kRows, lanes, y, kRows, {}); }));
 }
 

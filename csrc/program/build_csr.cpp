@@ -61,14 +61,25 @@ struct PlanesIo {
     if (direct_sums) return y + row * lanes;
     return sums_scratch(rows * lanes);
   }
+  CsrEnds out(int64_t row) const {
+    CsrEnds ends;
+    if (activation.kind != Activation::kClamp) return ends;
+    ends.y = y + row * planes.plane, ends.stride = planes.plane;
+    ends.residual = at(residual, row), ends.live = live, ends.clamp = activation.clamp;
+    return ends;
+  }
   void store(int64_t row, int64_t rows, const float* sums) const {
     float* to = y + row * planes.plane;
-    const float* more = residual ? residual + row * planes.plane : nullptr;
-    kernels.finish(sums, lanes, more, live, lanes, rows, activation, to, planes.plane);
+    if (sums)
+      kernels.finish(sums, lanes, at(residual, row), live, lanes, rows, activation, to,
+                     planes.plane);
     for (int64_t r = 0; r < rows; ++r, to += planes.plane) {
       if (first) std::fill(to - planes.lead, to, 0.f);
       if (last) std::fill(to + lanes, to + lanes + tail(), 0.f);
     }
+  }
+  const float* at(const float* values, int64_t row) const {
+    return values ? values + row * planes.plane : nullptr;
   }
   int64_t tail() const { return planes.plane - planes.lead - planes.lanes(); }
 };

@@ -6,12 +6,19 @@
 namespace {
 
 constexpr int kWidth = 8, kVectors = 2;
+typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 
 inline float reduce(__m256 v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+
+// low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
+inline Vec limit(Vec v, Vec low, Vec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
+
+// __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
+inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 
 // sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
 template <int kTokens>

@@ -6,7 +6,14 @@
 namespace {
 
 constexpr int kWidth = 16, kVectors = 4;
+typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 constexpr int64_t kAhead = 1024;  // floats, 4 KB
+
+// low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
+inline Vec limit(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
+
+// __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
+inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 
 // sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
 template <int kTokens>

@@ -4,6 +4,15 @@
 namespace {
 
 constexpr int kWidth = 4, kVectors = 4;  // the vectors of the base instruction set
+typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
+
+// low where v < low, high where v > high, else v.
+inline Vec limit(Vec v, Vec low, Vec high) {
+  const Vec raised = v < low ? low : v;
+  return raised > high ? high : raised;
+}
+
+inline void prefetch_for_write(const float* p) { __builtin_prefetch(p, 1); }
 
 // sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
 template <int kTokens>

@@ -46,16 +46,16 @@ inline int64_t nonzeros_before(const CsrSorted& w, int64_t u) {
 }
 
 inline void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float* acc,
-                     int64_t begin, int64_t end) {
-  csr_kernels().rows(w, panel, vectors, acc, begin, end);
+                     int64_t begin, int64_t end, const CsrEnds& ends) {
+  csr_kernels().rows(w, panel, vectors, acc, begin, end, ends);
 }
 inline void multiply(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
-                     int64_t begin, int64_t end) {
-  csr_kernels().groups(w, block, panel, vectors, acc, begin, end);
+                     int64_t begin, int64_t end, const CsrEnds& ends) {
+  csr_kernels().groups(w, block, panel, vectors, acc, begin, end, ends);
 }
 inline void multiply(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
-                     int64_t begin, int64_t end) {
-  csr_kernels().sorted(w, block, panel, vectors, acc, begin, end);
+                     int64_t begin, int64_t end, const CsrEnds& ends) {
+  csr_kernels().sorted(w, block, panel, vectors, acc, begin, end, ends);
 }
 
 // Units [begin, end) cut into `parts` with about equal nonzeros; appends the ends to `bounds`.
@@ -78,6 +78,12 @@ void cut_evenly(const W& w, int64_t begin, int64_t end, int64_t parts,
   }
 }
 
+// What is left of a weight without columns.
+inline void fill(const CsrEnds& ends, int64_t lanes, float* acc) {
+  for (int64_t r = 0; r < ends.rows; ++r)
+    std::fill_n(acc + r * lanes, lanes, ends.bias ? ends.bias[r] : 0.f);
+}
+
 struct Tiling {
   int64_t width, vectors, tiles;  // floats in a vector; vectors of lanes, cut into tiles
   int64_t groups;                 // of the convolution
@@ -95,6 +101,8 @@ Tiling make_tiling(const W& w, int64_t conv_groups, int64_t lanes, int64_t other
   const PanelKernels& k = panel_kernels();
   Tiling t{k.width, (lanes + k.width - 1) / k.width, 0, conv_groups, {0}};
   t.tiles = (t.vectors + k.max_vectors - 1) / k.max_vectors;
+  const int64_t even = (t.tiles + threads - 1) / threads * threads;
+  if (t.tiles > threads && others == 1 && even <= t.vectors) t.tiles = even;
   const int64_t all = t.tiles * others, per_group = units(w) / conv_groups;
   const int64_t split = all >= kManyTiles * threads ? 1 : threads / std::gcd(all, threads);
   int64_t parts =
@@ -109,7 +117,8 @@ Tiling make_tiling(const W& w, int64_t conv_groups, int64_t lanes, int64_t other
 // Task i of a tiling. `io` knows where activations come from and where sums go:
 //   panel(group, begin, end, vectors)   rows of activations for columns [begin, end)
 //   sums(row, rows)                     accumulators [rows, lanes], aligned
-//   store(row, rows, sums)              takes finished rows
+//   out(row)                            where the kernel puts finished rows itself, if it can
+//   store(row, rows, sums)              takes finished rows; sums are null if they are out already
 template <typename W, typename Io>
 void run_tile(const W& w, const float* bias, const Tiling& tiling, int64_t i, Io& io) {
   const int64_t tile = i / tiling.n_chunks(), chunk = i % tiling.n_chunks();
@@ -127,9 +136,14 @@ void run_tile(const W& w, const float* bias, const Tiling& tiling, int64_t i, Io
       const int64_t stop = std::min(u + piece, end), first_row = u * unit(w);
       const int64_t count = std::min(stop * unit(w), w.rows) - first_row;
       float* sums = acc + (first_row - row) * lanes;
-      if (col == 0) panel_kernels().fill(bias ? bias + first_row : nullptr, count, sums, lanes);
-      if (w.cols) multiply(w, block, panel, static_cast<int>(vectors), sums, u, stop);
-      if (last_col == w.cols) io.store(first_row, count, sums);
+      CsrEnds ends;
+      if (last_col == w.cols) ends = io.out(first_row);
+      ends.first = col == 0, ends.bias = bias ? bias + first_row : nullptr, ends.rows = count;
+      if (w.cols)
+        multiply(w, block, panel, static_cast<int>(vectors), sums, u, stop, ends);
+      else
+        ends.y = nullptr, fill(ends, lanes, sums);
+      if (last_col == w.cols) io.store(first_row, count, ends.y ? nullptr : sums);
     }
   }
 }

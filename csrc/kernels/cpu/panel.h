@@ -22,9 +22,6 @@ struct PanelKernels {
   // y[t, r] = clamp(acc[r, t]) for rows [0, rows).
   void (*store_tokens)(const float* acc, int64_t lanes, int64_t rows, int64_t tokens, float* y,
                        int64_t y_stride, Clamp clamp);
-
-  // acc[r, :] = bias[r] (or 0 where bias is null) for rows [0, rows).
-  void (*fill)(const float* bias, int64_t rows, float* acc, int64_t lanes);
 };
 
 }  // namespace sparseprune

@@ -29,5 +29,5 @@ inline void copy(float* dst, const float* src, int64_t count, Op op) {
 
 namespace sparseprune {
 extern const PanelKernels panel_scalar;
-const PanelKernels panel_scalar = {kWidth, kVectors, pack_tokens, store_tokens, fill};
+const PanelKernels panel_scalar = {kWidth, kVectors, pack_tokens, store_tokens};
 }  // namespace sparseprune
