@@ -1,4 +1,5 @@
-// The op `run` on the CPU: a whole program in one call. Schema in sparseprune/ops/run.py.
+// The ops `run` and `run_times` on the CPU: a whole program in one call. Schemas in
+// sparseprune/ops/run.py and run_times.py.
 #include <torch/csrc/stable/library.h>
 
 #include <string>
@@ -45,41 +46,65 @@ void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& we
   }
 }
 
+// A call whose stages are made and whose outputs are there.
+struct Ready {
+  std::shared_ptr<const Stages> stages;
+  Threads threads;
+  std::vector<Tensor> inputs, outputs;  // as the call points at them
+  std::vector<Weight> views;
+  Call call{{}, {}, views};
+
+  Ready(std::vector<Tensor> given, const std::vector<Tensor>& weights, std::string program)
+      : threads(torch_threads()), inputs(std::move(given)) {
+    StagesKey key{std::move(program), {threads.count, static_cast<int64_t>(current_isa())}};
+    take_inputs(key);
+    for (const Tensor& t : weights) {
+      views.push_back(weight(t));
+      key.numbers.push_back(views.back().last);  // of counts, it tells the layout
+    }
+    stages = cached_stages(key, [&] {
+      std::vector<Step> steps = parse_program(key.text);
+      check_weights(steps, weights);
+      return make_stages(std::move(steps), sizes, views, threads.count);
+    });
+    check_weights(stages->steps, weights);
+    for (const Sizes& s : stages->outputs) {
+      outputs.push_back(torch::stable::new_empty(
+          inputs[0], torch::headeronly::IntHeaderOnlyArrayRef(s.data(), s.size())));
+      call.outputs.push_back(outputs.back().mutable_data_ptr<float>());
+    }
+  }
+
+ private:
+  std::vector<Sizes> sizes;
+
+  void take_inputs(StagesKey& key) {
+    for (Tensor& x : inputs) {
+      check(x.scalar_type() == ScalarType::Float && x.is_cpu(), kOp,
+            ": inputs must be float32 on the CPU; convert them with .float()");
+      x = dense_copy(x);
+      call.inputs.push_back(x.const_data_ptr<float>());
+      sizes.emplace_back(x.sizes().begin(), x.sizes().end());
+      key.numbers.push_back(x.dim());
+      key.numbers.insert(key.numbers.end(), sizes.back().begin(), sizes.back().end());
+    }
+  }
+};
+
 std::vector<Tensor> run(std::vector<Tensor> inputs, std::vector<Tensor> weights,
                         std::string program) {
-  const Threads threads = torch_threads();
-  PlanKey key{std::move(program), {threads.count, static_cast<int64_t>(current_isa())}};
-  std::vector<Sizes> sizes;
-  for (Tensor& x : inputs) {
-    check(x.scalar_type() == ScalarType::Float && x.is_cpu(), kOp,
-          ": inputs must be float32 on the CPU; convert them with .float()");
-    x = dense_copy(x);
-    sizes.emplace_back(x.sizes().begin(), x.sizes().end());
-    key.numbers.push_back(x.dim());
-    key.numbers.insert(key.numbers.end(), sizes.back().begin(), sizes.back().end());
-  }
-  Call call;
-  for (const Tensor& t : weights) {
-    call.weights.push_back(weight(t));
-    key.numbers.push_back(call.weights.back().last);  // of counts, it tells the layout
-  }
-  const auto plan = cached_plan(key, [&] {
-    std::vector<Step> steps = parse_program(key.text);
-    check_weights(steps, weights);
-    auto made = make_plan(steps, sizes, call.weights, threads.count);
-    made->steps = std::move(steps);
-    return made;
-  });
-  check_weights(plan->steps, weights);
-  std::vector<Tensor> outputs;
-  for (const Tensor& x : inputs) call.inputs.push_back(x.const_data_ptr<float>());
-  for (const Sizes& s : plan->outputs) {
-    outputs.push_back(torch::stable::new_empty(
-        inputs[0], torch::headeronly::IntHeaderOnlyArrayRef(s.data(), s.size())));
-    call.outputs.push_back(outputs.back().mutable_data_ptr<float>());
-  }
-  run_plan(*plan, call, threads);
-  return outputs;
+  Ready ready(std::move(inputs), weights, std::move(program));
+  run_stages(*ready.stages, ready.call, ready.threads);
+  return ready.outputs;
+}
+
+Tensor run_times(std::vector<Tensor> inputs, std::vector<Tensor> weights, std::string program) {
+  Ready ready(std::move(inputs), weights, std::move(program));
+  const auto steps = static_cast<int64_t>(ready.stages->steps.size());
+  Tensor times = torch::stable::empty({steps}, ScalarType::Double);
+  torch::stable::zero_(times);
+  run_stages(*ready.stages, ready.call, ready.threads, times.mutable_data_ptr<double>());
+  return times;
 }
 
 }  // namespace
@@ -87,4 +112,5 @@ std::vector<Tensor> run(std::vector<Tensor> inputs, std::vector<Tensor> weights,
 
 STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, library) {
   library.impl("run", TORCH_BOX(&sparseprune::run));
+  library.impl("run_times", TORCH_BOX(&sparseprune::run_times));
 }

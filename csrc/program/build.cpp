@@ -9,8 +9,7 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kGatherTokens = 4;  // up to here gathering x beats making a panel
-constexpr int64_t kTasks = 4;         // per thread, where a work can be cut at will
+constexpr int64_t kTasks = 4;  // per thread, where a work can be cut at will
 
 bool plain(const Window& w) {  // taps at fixed flat distances, as values lie
   return w.stride[0] * w.stride[1] * w.stride[2] == 1 && w.mode == PadMode::kZeros;
@@ -18,6 +17,13 @@ bool plain(const Window& w) {  // taps at fixed flat distances, as values lie
 
 bool by_rows2(const Step& s) {  // a depthwise that strides over the elements of a row itself
   return s.word == Word::kDepthwise && s.window.stride[2] == 2 && s.window.mode == PadMode::kZeros;
+}
+
+// A value that outputs alone read, which are rows.
+bool goes_out(const std::vector<Step>& steps, int64_t v) {
+  return std::all_of(steps.begin(), steps.end(), [&](const Step& s) {
+    return s.word == Word::kOutput || (s.x != v && s.y != v);
+  });
 }
 
 }  // namespace
@@ -51,9 +57,12 @@ Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& input
       rows_value_(steps.size(), -1) {
   plan_->values = infer(steps, inputs);
   bool rows_only = true;  // then few tokens need no panels
-  for (const Step& s : steps) rows_only &= s.word != Word::kCsr || s.block == 0;
+  for (const Step& s : steps)
+    rows_only &= s.word != Word::kCsr || s.block == 0 || !value(s.x).shape.tokens;
   for (Value& v : plan_->values)
     if (v.shape.tokens) lay_tokens(v, lanes_, rows_only && v.shape.images <= kGatherTokens);
+  for (const Step& s : steps)
+    if (s.word == Word::kFlatten && goes_out(steps, s.out)) lay_tokens(value(s.out), lanes_, true);
   for (size_t i = 0; i < steps.size(); ++i) constrain(i);
   layout_.resolve();
   for (size_t i = 0; i < steps.size(); ++i) spread(i);
@@ -165,6 +174,7 @@ void Builder::match_residuals() {
 
 void Builder::emit(size_t step) {
   const Step& s = steps_[step];
+  step_ = static_cast<int64_t>(step);
   switch (s.word) {
     case Word::kInput:
       return input(s);
@@ -198,7 +208,7 @@ void Builder::work(int64_t tasks, std::initializer_list<int64_t> reads, int64_t 
     if (value(writes).first < 0) value(writes).first = now;
     value(writes).last = now;
   }
-  plan_->works.push_back({tasks, std::move(task)});
+  plan_->works.push_back({step_, tasks, std::move(task)});
 }
 
 Builder::Live Builder::live(const Planes& p) {

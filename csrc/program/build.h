@@ -70,11 +70,12 @@ class Builder {
   const std::vector<Step>& steps_;
   const std::vector<Weight>& weights_;
   int64_t threads_, lanes_;
+  int64_t step_ = 0;  // being emitted
   std::unique_ptr<Plan> plan_;
   Layout layout_;
   std::vector<Taps> taps_;           // per step
   std::vector<int64_t> rows_value_;  // per step: a flatten's tokens before they are transposed
-  int64_t inputs_ = 0;
+  int64_t inputs_ = 0, outputs_ = 0;
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, Live> live_;
 };
 

@@ -64,22 +64,10 @@ void Builder::input(const Step& s) {
 }
 
 void Builder::output(const Step& s) {
-  const int64_t to = static_cast<int64_t>(plan_->outputs.size());
+  const int64_t to = outputs_++;
   const Value v = value(s.x);
   const Planes p = v.planes;
   const Plan* plan = plan_.get();
-  Sizes sizes = v.shape.lead;
-  if (v.shape.tokens) {
-    sizes.push_back(v.shape.channels);
-  } else {
-    sizes = {v.shape.images, v.shape.channels};
-    for (const Step& first : steps_)
-      if (first.word == Word::kInput && !first.tokens) {
-        sizes.insert(sizes.end(), v.shape.size + 3 - first.dims, v.shape.size + 3);
-        break;
-      }
-  }
-  plan_->outputs.push_back(sizes);
   if (v.shape.tokens && v.rows_form)
     return work(1, {s.x}, -1, [=, x = s.x](const Call& call, int64_t) {
       std::copy_n(plan->at(call, x), p.images * p.width, call.outputs[to]);

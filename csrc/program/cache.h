@@ -1,25 +1,25 @@
-// Plans kept from call to call.
+// Stages kept from call to call.
 #pragma once
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "program/plan.h"
+#include "program/stages.h"
 
 namespace sparseprune {
 
-// What a plan depends on; two calls with equal keys share it.
-struct PlanKey {
+// What they depend on; two calls with equal keys share them.
+struct StagesKey {
   std::string text;
   std::vector<int64_t> numbers;
-  bool operator<(const PlanKey& other) const {
+  bool operator<(const StagesKey& other) const {
     return numbers != other.numbers ? numbers < other.numbers : text < other.text;
   }
 };
 
-// The plan of this key, made once. For any number of threads.
-std::shared_ptr<const Plan> cached_plan(const PlanKey& key,
-                                        const std::function<std::unique_ptr<Plan>()>& make);
+// The stages of this key, made once. For any number of threads.
+std::shared_ptr<const Stages> cached_stages(const StagesKey& key,
+                                            const std::function<std::unique_ptr<Stages>()>& make);
 
 }  // namespace sparseprune

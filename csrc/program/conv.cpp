@@ -59,36 +59,36 @@ void csr_conv2d(const W& w, const float* x, const Conv2dShape& s, const float* b
   weight.rows = w.rows, weight.cols = w.cols, weight.block = block(w);
   weight.has_bias = bias != nullptr;
   weight.activation.clamp = clamp;
-  Call call;
-  call.inputs = {x}, call.outputs = {y}, call.weights = tensors(w, bias);
-  const PlanKey key{"",
-                    {s.batch,
-                     s.channels,
-                     s.height,
-                     s.width,
-                     s.kernel_h,
-                     s.kernel_w,
-                     s.stride_h,
-                     s.stride_w,
-                     s.padding_h,
-                     s.padding_w,
-                     s.dilation_h,
-                     s.dilation_w,
-                     s.groups,
-                     w.rows,
-                     w.cols,
-                     weight.block,
-                     call.weights[2].last,
-                     weight.has_bias,
-                     std::bit_cast<int32_t>(clamp.low),
-                     std::bit_cast<int32_t>(clamp.high),
-                     threads.count,
-                     static_cast<int64_t>(current_isa())}};
-  const auto plan = cached_plan(key, [&] {
-    return make_plan(program(s, weight), {{s.batch, s.channels, s.height, s.width}}, call.weights,
-                     threads.count);
+  const std::vector<Weight> weights = tensors(w, bias);
+  const StagesKey key{"",
+                      {s.batch,
+                       s.channels,
+                       s.height,
+                       s.width,
+                       s.kernel_h,
+                       s.kernel_w,
+                       s.stride_h,
+                       s.stride_w,
+                       s.padding_h,
+                       s.padding_w,
+                       s.dilation_h,
+                       s.dilation_w,
+                       s.groups,
+                       w.rows,
+                       w.cols,
+                       weight.block,
+                       weights[2].last,
+                       weight.has_bias,
+                       std::bit_cast<int32_t>(clamp.low),
+                       std::bit_cast<int32_t>(clamp.high),
+                       threads.count,
+                       static_cast<int64_t>(current_isa())}};
+  const auto stages = cached_stages(key, [&] {
+    return make_stages(program(s, weight), {{s.batch, s.channels, s.height, s.width}}, weights,
+                       threads.count);
   });
-  run_plan(*plan, call, threads);
+  Call call{{x}, {y}, weights};
+  run_stages(*stages, call, threads);
 }
 
 template void csr_conv2d(const CsrRows&, const float*, const Conv2dShape&, const float*, float*,

@@ -31,6 +31,8 @@ class Layout {
   std::vector<Node> nodes_;
 };
 
+constexpr int64_t kGatherTokens = 4;  // up to here gathering x beats making a panel
+
 // A value of tokens: tiles of up to `lanes`, or one row per token.
 void lay_tokens(Value& value, int64_t lanes, bool rows_form);
 

@@ -1,4 +1,4 @@
-// A program made ready for the shapes of its inputs: where every value lies and what is to be done.
+// Steps made ready for the shapes of their inputs: where every value lies and what is to be done.
 #pragma once
 #include <functional>
 #include <memory>
@@ -22,12 +22,13 @@ struct Weight {
 struct Call {
   std::vector<const float*> inputs;
   std::vector<float*> outputs;
-  std::vector<Weight> weights;
+  const std::vector<Weight>& weights;
   float* arena = nullptr;
 };
 
 // Independent tasks; they start when those of the work before have ended.
 struct Work {
+  int64_t step;  // of the program
   int64_t tasks;
   std::function<void(const Call&, int64_t)> task;
 };
@@ -53,10 +54,8 @@ struct Value {
 struct Plan {
   std::vector<Value> values;
   std::vector<Work> works;
-  std::vector<Sizes> outputs;
   int64_t arena = 0;  // floats
   int64_t multiply_adds = 0;
-  std::vector<Step> steps;  // of the text, where it came as one
 
   float* at(const Call& call, int64_t value) const { return call.arena + values[value].buffer; }
 };
@@ -64,8 +63,5 @@ struct Plan {
 // Throws std::invalid_argument where shapes or weights do not fit the steps.
 std::unique_ptr<Plan> make_plan(const std::vector<Step>& steps, const std::vector<Sizes>& inputs,
                                 const std::vector<Weight>& weights, int64_t threads);
-
-// Sets call.arena to memory that this thread keeps.
-void run_plan(const Plan& plan, Call& call, const Threads& threads);
 
 }  // namespace sparseprune

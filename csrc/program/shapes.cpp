@@ -199,4 +199,19 @@ std::vector<Value> infer(const std::vector<Step>& steps, const std::vector<Sizes
   return Inference(steps, inputs).values;
 }
 
+Sizes sizes_of(const std::vector<Step>& steps, const Shape& shape) {
+  Sizes sizes = shape.lead;
+  if (shape.tokens) {
+    sizes.push_back(shape.channels);
+    return sizes;
+  }
+  sizes = {shape.images, shape.channels};
+  for (const Step& s : steps)
+    if (s.word == Word::kInput && !s.tokens) {
+      sizes.insert(sizes.end(), shape.size + 3 - s.dims, shape.size + 3);
+      break;
+    }
+  return sizes;
+}
+
 }  // namespace sparseprune

@@ -7,4 +7,7 @@ namespace sparseprune {
 // Throws std::invalid_argument where inputs do not fit the steps.
 std::vector<Value> infer(const std::vector<Step>& steps, const std::vector<Sizes>& inputs);
 
+// Of the tensor that shows a value of this shape.
+Sizes sizes_of(const std::vector<Step>& steps, const Shape& shape);
+
 }  // namespace sparseprune

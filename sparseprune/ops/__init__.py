@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparseprune.ops import bitmask, csr, csr_conv, run
+from sparseprune.ops import bitmask, csr, csr_conv, run, run_times
 
-__all__ = ["bitmask", "csr", "csr_conv", "run"]
+__all__ = ["bitmask", "csr", "csr_conv", "run", "run_times"]

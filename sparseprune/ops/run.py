@@ -6,7 +6,7 @@ runs the layers one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,7 +57,7 @@ def parse(program: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _check(inputs: Weights, weights: Weights, steps: Sequence[Step]) -> list[tuple[Any, ...]]:
+def check(inputs: Weights, weights: Weights, steps: Sequence[Step]) -> list[tuple[Any, ...]]:
     """What compiled kernels demand as well; gives the shapes of the outputs."""
     for number, x in enumerate(inputs):
         torch._check(
@@ -124,20 +124,29 @@ def _check_depthwise(step: Depthwise, x: Tensor, weight: Tensor, bias: Tensor | 
 
 def run_reference(inputs: Weights, weights: Weights, program: str) -> list[Tensor]:
     """The steps one after the other."""
+    return [y for y in one_by_one(inputs, weights, program) if y is not None]
+
+
+def one_by_one(inputs: Weights, weights: Weights, program: str) -> Iterator[Tensor | None]:
+    """Computes a step, checked before, each time it is asked; gives the output if it is one."""
     steps = parse(program)
-    shapes = iter(_check(inputs, weights, steps))
+    return _one_by_one(inputs, weights, steps, iter(check(inputs, weights, steps)))
+
+
+def _one_by_one(
+    inputs: Weights, weights: Weights, steps: Sequence[Step], shapes: Iterator[tuple[Any, ...]]
+) -> Iterator[Tensor | None]:
     given = iter(inputs)
     values: dict[int, Tensor] = {}
-    outputs: list[Tensor] = []
     for step in steps:
+        y = None
         if isinstance(step, Input):
             values[step.out] = _enter(step, next(given))
         elif isinstance(step, Output):
-            y = values[step.x].reshape(next(shapes))
-            outputs.append(y.clone(memory_format=torch.contiguous_format))
+            y = values[step.x].reshape(next(shapes)).clone(memory_format=torch.contiguous_format)
         else:
             values[step.out] = KERNELS[type(step)](step, values, weights)  # type: ignore[attr-defined]
-    return outputs
+        yield y
 
 
 def _enter(step: Input, x: Tensor) -> Tensor:
@@ -241,7 +250,7 @@ KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] =
 
 
 def _run_fake(inputs: Weights, weights: Weights, program: str) -> list[Tensor]:
-    return [inputs[0].new_empty(shape) for shape in _check(inputs, weights, parse(program))]
+    return [inputs[0].new_empty(shape) for shape in check(inputs, weights, parse(program))]
 
 
 def _register(namespace: str) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from program_texts import NOTHING, tokens_program, whole_program, windows
 from torch import Tensor, nn
 
 from sparseprune.formats import Csr as Packed
@@ -21,15 +22,11 @@ from sparseprune.program.steps import (
     STEPS,
     Activation,
     Add,
-    Cat,
     Csr,
-    Depthwise,
-    Flatten,
     Input,
     Mean,
     Output,
     Pool,
-    Scale,
     Step,
     Window,
     from_text,
@@ -37,7 +34,6 @@ from sparseprune.program.steps import (
 )
 
 NAMESPACES = ("sparseprune", "sparseprune_reference")
-NOTHING = Activation()
 small = st.integers(1, 9)
 triples = st.tuples(small, small, small)
 FIELDS = {
@@ -73,14 +69,6 @@ def test_text_and_back(steps: list[Step]) -> None:
 def test_text_of_no_program(text: str) -> None:
     with pytest.raises(ValueError):
         from_text(text)
-
-
-def windows(dims: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> Window:
-    def triple(value: int, missing: int = 1) -> tuple[int, int, int]:
-        return (*(missing,) * (3 - dims), *(value,) * dims)  # type: ignore[return-value]
-
-    pads = triple(padding, 0)
-    return Window(triple(kernel), triple(stride), pads, pads, triple(dilation))
 
 
 POOLS = [
@@ -164,41 +152,11 @@ def test_pruned_weights_ignore_nan() -> None:
         assert torch.equal(run(steps, [x], list(packed.packed()), namespace)[:, 3:], x[:, :1])
 
 
-def tokens_program() -> tuple[list[Step], list[Tensor]]:
-    weight = torch.randn(5, 6)
-    packed = Packed("rows").pack(weight)
-    relu = Activation("clamp", 0.0)
-    steps = [Input(0, "tokens", 6, 0), Csr(1, 0, -1, 0, 5, 6, 0, 1, 0, Window(), relu), Output(1)]
-    return steps, list(packed.packed())
-
-
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6), (2, 2, 2, 2, 6), (0, 6)], ids=str)
 def test_tokens_keep_their_leading_dimensions(shape: tuple[int, ...]) -> None:
     steps, weights = tokens_program()
     for namespace in NAMESPACES:
         assert run(steps, [torch.randn(shape)], weights, namespace).shape == (*shape[:-1], 5)
-
-
-def whole_program() -> tuple[list[Step], list[Tensor], list[Tensor]]:
-    """Every kind of step."""
-    packed = Packed().pack(torch.randn(8, 27))
-    pool, one = windows(2, 3, 2, 1), Window()
-    steps = [
-        Input(0, "image", 3, 2),
-        Csr(1, 0, -1, 0, 8, 27, packed.block, 1, 1, windows(2, 3, 1, 1), Activation("gelu")),
-        Depthwise(2, 1, 1, 5, 8, 1, 1, one, Activation("leaky", 0.1)),
-        Pool(3, 2, "max", 0, 1, pool),
-        Mean(4, 3),
-        Scale(5, 3, 4, Activation("sigmoid")),
-        Add(6, 5, 3, NOTHING),
-        Cat(7, 6, 5),
-        Flatten(8, 7),
-        Output(8),
-        Output(2),
-        Output(0),
-    ]
-    weights = [*packed.packed(), torch.randn(8), torch.randn(8), torch.randn(8)]
-    return steps, [torch.randn(2, 3, 7, 6)], weights
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)

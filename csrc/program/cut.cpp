@@ -1,0 +1,91 @@
+#include "program/cut.h"
+
+#include <algorithm>
+
+namespace sparseprune {
+namespace {
+
+// Of one image or token.
+int64_t floats(const Shape& s) { return s.channels * s.size[0] * s.size[1] * s.size[2]; }
+
+}  // namespace
+
+void Part::add(Step s, int64_t origin) {
+  if (s.x >= 0) s.x = numbers.at(s.x);
+  if (s.y >= 0) s.y = numbers.at(s.y);
+  if (s.out >= 0) s.out = numbers.emplace(s.out, numbers.size()).first->second;
+  steps.push_back(s);
+  origins.push_back(origin);
+}
+
+void Part::add_input(const Step& s, int64_t origin, const Sizes& given, int64_t tensor,
+                     const Shape& shape) {
+  add(s, origin);
+  sizes.push_back(given);
+  inputs.push_back({tensor, floats(shape)});
+  batch = batch < 0 || batch == shape.images ? shape.images : 0;
+}
+
+std::unique_ptr<Plan> Part::plan(const std::vector<Weight>& weights, int64_t threads) const {
+  auto made = make_plan(steps, sizes, weights, threads);
+  for (Work& work : made->works) work.step = origins[work.step];
+  return made;
+}
+
+std::unique_ptr<Plan> Part::plan(int64_t items, const std::vector<Weight>& weights,
+                                 int64_t threads) const {
+  Part other = *this;
+  size_t input = 0;
+  for (const Step& s : steps) {
+    if (s.word != Word::kInput) continue;
+    Sizes& its = other.sizes[input++];
+    if (s.tokens) its = {items, s.channels};
+    its[0] = items;
+  }
+  return other.plan(weights, threads);
+}
+
+Cut::Cut(const std::vector<Step>& steps, const std::vector<Value>& values,
+         const std::vector<Sizes>& inputs, bool apart)
+    : steps_(steps), values_(values), sizes_(inputs), apart_(apart) {
+  for (const Step& s : steps) results_ += s.word == Word::kOutput;
+  for (size_t i = 0; i < steps.size(); ++i) add(steps[i], static_cast<int64_t>(i));
+}
+
+void Cut::add(const Step& s, int64_t origin) {
+  if (s.word == Word::kInput) {
+    Part& part = apart_ && s.tokens ? tokens : images;
+    part.add_input(s, origin, sizes_[inputs_], inputs_, values_[s.out].shape);
+    ++inputs_;
+  } else if (s.word == Word::kOutput) {
+    Part& part = images.has(s.x) ? images : tokens;
+    part.outputs.push_back({outputs_++, floats(values_[s.x].shape)});
+    part.add(s, origin);
+  } else if (!apart_ || !values_[s.x].shape.tokens) {
+    images.add(s, origin);
+  } else {
+    cross(s.x);
+    cross(s.y);
+    tokens.add(s, origin);
+  }
+}
+
+// From the images into a buffer, and out of it as tokens, if the value comes from there.
+void Cut::cross(int64_t value) {
+  if (value < 0 || tokens.has(value)) return;
+  const Shape& shape = values_[value].shape;
+  const int64_t origin =
+      std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.out == value; }) -
+      steps_.begin();
+  const auto buffer = static_cast<int64_t>(buffers.size());
+  Step to{}, from{};
+  to.word = Word::kOutput, to.x = value;
+  images.outputs.push_back({results_ + buffer, shape.channels});
+  images.add(to, origin);
+  from.word = Word::kInput, from.out = value, from.tokens = true, from.channels = shape.channels;
+  tokens.add_input(from, origin, {shape.images, shape.channels},
+                   static_cast<int64_t>(sizes_.size()) + buffer, shape);
+  buffers.push_back(shape.images * shape.channels);
+}
+
+}  // namespace sparseprune

@@ -1,0 +1,45 @@
+"""The op ``run_times``: where the time of a program goes. Schema, fake kernel and reference.
+
+It runs what ``run`` runs, with the threads that it would have, and gives in place of the outputs
+the milliseconds of every step: those that the first thread spent on it, waits for the others
+included; 0 for a step without work. Where threads take pieces of a batch for
+themselves, the time of a step is the mean of the pieces, times the pieces per thread.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from sparseprune.ops.run import Weights, check, one_by_one, parse
+
+SCHEMA = "(Tensor[] inputs, Tensor[] weights, str program) -> Tensor"
+
+
+def run_times_reference(inputs: Weights, weights: Weights, program: str) -> Tensor:
+    """The times of the steps of the reference of ``run``, float64 [steps]."""
+    steps = one_by_one(inputs, weights, program)
+    stamps = [time.perf_counter()]
+    stamps += [time.perf_counter() for _ in steps]
+    return torch.tensor(stamps, dtype=torch.float64).diff() * 1e3
+
+
+def _run_times_fake(inputs: Weights, weights: Weights, program: str) -> Tensor:
+    steps = parse(program)
+    check(inputs, weights, steps)
+    return torch.empty(len(steps), dtype=torch.float64)
+
+
+def _register(namespace: str) -> None:
+    op = f"{namespace}::run_times"
+    torch.library.define(op, SCHEMA)
+    torch.library.register_kernel(op, "default", run_times_reference)
+    torch.library.register_fake(op, _run_times_fake)
+    for device in ("cpu", "cuda"):  # as for run
+        torch.library.register_autocast(op, device, torch.float32)
+
+
+_register("sparseprune")
+_register("sparseprune_reference")
