@@ -26,6 +26,8 @@ MARGIN = 0.9
 """A packed layer is taken when its time is below this share of the dense one."""
 WORTH_MEASURING = 0.3
 """Sparsity below which no kernel here has ever won."""
+SECONDS = 0.05
+"""For the candidates of a layer; what programs use is measured again in them."""
 TOLERANCE = 1e-3
 """Largest difference from dense, relative to the largest output, that passes the check."""
 
@@ -220,7 +222,7 @@ def _time(
         calls: dict[str, Callable[[], object]] = {
             name: partial(module.forward, x) for name, module in candidates.items()
         }
-        times = compare_ms(calls, seconds=0.1)
+        times = compare_ms(calls, seconds=SECONDS)
         kept.keep(_key(layer, x), {labels[name]: ms for name, ms in times.items()})
         for name, ms in times.items():
             totals[name] += ms * count

@@ -39,13 +39,14 @@ def convert(
     normalisation is folded into the layer before it; a ReLU, ReLU6 or Hardtanh module that alone
     reads a packed layer joins it.
     Where torch.fx can trace the model, whole regions of it become programs: one native call that
-    keeps its activations in the layout of its kernels (:mod:`sparseprune.program`). The fastest
-    of dense, packed layers and programs stays.
+    keeps its activations in the layout of its kernels (:mod:`sparseprune.program`), each weight
+    packed as is fastest there. The fastest of dense, packed layers and programs stays.
 
-    Times of layers are kept on disk for each CPU, number of threads and version, in the folder
-    SPARSEPRUNE_CACHE (by default ~/.cache/sparseprune; "0": not at all), so equal layers are timed
-    once; the whole model is timed every time. With SPARSEPRUNE_TUNE=0 nothing is timed and a
-    model of cost decides (:mod:`sparseprune.costs`): less well, but the same on every run.
+    Times of layers, and of steps of programs, are kept on disk for each CPU, number of threads and
+    version, in the folder SPARSEPRUNE_CACHE (by default ~/.cache/sparseprune; "0": not at all), so
+    equal ones are timed once; the whole model is timed every time. With SPARSEPRUNE_TUNE=0 nothing
+    is timed and a model of cost decides (:mod:`sparseprune.costs`): less well, but the same on
+    every run.
 
     Args:
         model: any nn.Module.
@@ -80,10 +81,10 @@ def convert(
         with kept_times() as kept:
             for shared in share_weights(layers):
                 choose(shared, formats, backend, keep_dense, kept)
-        report = Report([layer.row for layer in layers])
-        if known := sum(layer.known for layer in layers):
-            report.notes.append(f"times of {known} layers from the cache")
-        converted = settle(dense, folded, layers, report, inputs, backend, keep_dense)
+            report = Report([layer.row for layer in layers])
+            if known := sum(layer.known for layer in layers):
+                report.notes.append(f"times of {known} layers from the cache")
+            converted = settle(dense, folded, layers, report, inputs, backend, keep_dense, kept)
         for buffer, before in buffers.items():  # what the runs counted or cached
             buffer.copy_(before)
     report.rows += _unsupported(converted)

@@ -11,9 +11,13 @@ from sparseprune import backends, tuning
 from sparseprune.autotune import caller, compare_ms
 from sparseprune.choose import MARGIN, Layer, engine
 from sparseprune.copying import copy_with
+from sparseprune.formats import PackedWeight
 from sparseprune.fuse import fuse_activations
+from sparseprune.nn import SPARSE
 from sparseprune.program.planned import Planned, plan
+from sparseprune.program.tune import tune
 from sparseprune.report import Report
+from sparseprune.tuning import Times
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WHOLE_MARGIN = 0.97
@@ -36,6 +40,7 @@ def settle(
     inputs: Any,
     backend: str,
     keep_dense: str,
+    kept: Times,
 ) -> nn.Module:
     """The fastest form of the model, with times and kernels in the report.
 
@@ -49,9 +54,10 @@ def settle(
         report: of these layers; filled in.
         inputs: example inputs.
         backend, keep_dense: as for ``convert``.
+        kept: times of this machine.
     """
     run = caller(dense, inputs)
-    forms = _forms(folded, layers, report, inputs, backend, keep_dense)
+    forms = _forms(folded, layers, report, inputs, backend, kept)
     runs = {"dense": run, **{name: caller(form.model, inputs) for name, form in forms.items()}}
     for name in list(forms):
         try:
@@ -100,7 +106,7 @@ def _forms(
     report: Report,
     inputs: Any,
     backend: str,
-    keep_dense: str,
+    kept: Times,
 ) -> dict[str, Form]:
     """Packed layer by layer where each of them is faster; and as programs, every layer packed."""
     forms: dict[str, Form] = {}
@@ -114,12 +120,26 @@ def _forms(
     }
     device = next(folded.parameters()).device
     if every and device.type == "cpu" and backends.choose(device, backend) is backends.CPU:
-        model = _packed(folded, every, None)
+        own = _own(every)
+        model = _packed(folded, own, None)
         if (reason := plan(model, inputs)) is None:
-            forms["programs"] = Form(model, every)
+            forms["programs"] = Form(model, own)
+            if tuning.measures() and (kept_as := tune(model, inputs, kept)) is not None:
+                report.notes.append(kept_as)
         elif len(every) > 1:
             report.notes.append(f"no programs, the layers run one by one: {reason}")
     return forms
+
+
+def _own(packed: dict[Layer, nn.Module]) -> dict[Layer, nn.Module]:
+    """Twins whose weights can be packed otherwise without a change to the given ones."""
+    weights: dict[int, PackedWeight] = {}
+    twins: dict[Layer, nn.Module] = {}
+    for layer, best in packed.items():
+        weight: PackedWeight = best.weight  # type: ignore[assignment]
+        own = weights.setdefault(id(weight), weight.twin())
+        twins[layer] = SPARSE[type(layer.module)].from_dense(layer.module, weight=own)  # type: ignore[arg-type]
+    return twins
 
 
 def _depthwise(module: nn.Module) -> bool:
@@ -143,6 +163,7 @@ def _name_kernels(layers: list[Layer], form: Form) -> None:
             continue
         fused = " + activation" if twin.clamp != (None, None) else ""
         layer.row.kernel = f"{twin.weight.name} {engine(twin)}{fused}{program}"
+        layer.row.block = getattr(twin.weight, "block", 0)
         layer.row.packed_bytes, layer.row.reason = twin.weight.nbytes, ""
 
 

@@ -24,6 +24,7 @@ class Row:
         dense_bytes, packed_bytes: of the weight; equal where dense was kept.
         dense_ms, sparse_ms: medians on the example input, all calls summed; None if not measured.
         kernel: what runs now, e.g. "csr/groups avx512 + activation", or "dense".
+        block: columns of a block of the packed weight; 0 where it has none.
         reason: why dense was kept; "" where it was not.
         tied_to: the layer above with the same weight, which totals count once; "" for most.
     """
@@ -39,6 +40,7 @@ class Row:
     dense_ms: float | None = None
     sparse_ms: float | None = None
     kernel: str = "dense"
+    block: int = 0
     reason: str = ""
     tied_to: str = ""
 
@@ -94,6 +96,7 @@ class Report:
         for heading in ("layer", "kind", "shape", "sparsity", "bytes", "dense ms", "sparse ms"):
             table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
         table.add_column("kernel")
+        table.add_column("block", justify="right")
         table.add_column("why dense", overflow="fold")
         for r in self.rows:
             table.add_row(
@@ -105,6 +108,7 @@ class Report:
                 _ms(r.dense_ms),
                 _ms(r.sparse_ms),
                 r.kernel,
+                str(r.block or "-"),
                 r.reason,
             )
         return table

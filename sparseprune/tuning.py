@@ -1,4 +1,7 @@
-"""Times of layers, kept on disk: what was measured once on this machine is not measured again."""
+"""Times kept on disk: what was measured once on this machine is not measured again.
+
+Of layers (choose.py) and of steps of programs (program/tune.py).
+"""
 
 from __future__ import annotations
 
@@ -96,10 +99,15 @@ def describe(layer: nn.Module, kind: str, sparsity: float, x: Tensor) -> str:
     words += ["input", _by(x.shape), str(x.dtype).removeprefix("torch.")]
     if not x.is_contiguous():
         words += ["strides", _by(x.stride())]
-    words += ["sparsity", f"{round(sparsity / STEP) * STEP:.2f}"]
+    words += ["sparsity", coarse(sparsity)]
     if weight.device.type == "cuda":
         words += ["on", torch.cuda.get_device_name(weight.device)]
     return " ".join(words)
+
+
+def coarse(sparsity: float) -> str:
+    """Sparsities that are not told apart have the same."""
+    return f"{round(sparsity / STEP) * STEP:.2f}"
 
 
 def _by(sizes: Iterable[int]) -> str:

@@ -40,6 +40,12 @@ class PackedWeight(nn.Module):
         """The constructor's numbers, for a manifest; the buffers are the rest."""
         raise NotImplementedError
 
+    def twin(self) -> Self:
+        """Another packed weight on the same buffers."""
+        made = type(self)(**self.spec(), **dict(self.named_buffers()))  # type: ignore[arg-type]
+        made.backend, made.namespace = self.backend, self.namespace
+        return made
+
     def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
         """x [..., cols] -> [..., rows], as torch.nn.functional.linear, then clamped."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +12,12 @@ from torch import Tensor
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import csr_groups, csr_rows, csr_sorted
 from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.csr_blocks import MAX_BLOCK, block_width
 
 LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
+"""Files name the layout of what a program derives by its place here: append, never reorder."""
+PIECE = 2**21
+"""Weights packed at a time: what packing needs in between stays in the caches."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,12 @@ class Csr(Format):
 
     Args:
         layout: ``"groups"``, ``"sorted"`` or ``"rows"``.
+        block: columns of a block in "groups" and "sorted", 1 to 255, best a multiple of 16;
+            None: as :func:`sparseprune.formats.csr_blocks.block_width` says.
     """
 
     layout: str = "groups"
+    block: int | None = None
     stem: ClassVar[str] = "csr"
     serves: ClassVar[tuple[str, ...]] = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 
@@ -35,10 +43,14 @@ class Csr(Format):
         if self.layout not in LAYOUTS:
             raise bad("Csr", "layout", f"one of {', '.join(LAYOUTS)}", repr(self.layout),
                       suggest(self.layout, LAYOUTS))  # fmt: skip
+        most = 0 if self.layout == "rows" else MAX_BLOCK
+        if self.block is not None and (type(self.block) is not int or not 1 <= self.block <= most):
+            expected = f"1 to {most}, or None" if most else "None, for the layout has no blocks"
+            raise bad("Csr", "block", expected, repr(self.block), "leave it out")
 
     @property
     def name(self) -> str:
-        return f"csr/{self.layout}"
+        return f"csr/{self.layout}" + (f"/{self.block}" if self.block else "")
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
@@ -62,8 +74,34 @@ class Csr(Format):
         reason = self.refuses(weight, groups)
         if reason:
             raise bad("Csr.pack", "weight", "one that the format holds", reason, "keep it dense")
-        packed = LAYOUTS[self.layout].pack(weight.detach())
+        packed = _joined(list(self._pieces(weight.detach())))
         return CsrWeight(self.layout, *weight.shape, **packed).use()
+
+    def _pieces(self, weight: Tensor) -> Iterator[dict[str, Any]]:
+        """The buffers of rows, or of columns in whole blocks, in the order in which they lie."""
+        rows, cols = weight.shape
+        if self.layout == "rows":
+            yield from map(csr_rows.pack, weight.split(max(1, PIECE // max(1, cols))))
+            return
+        block = self.block or block_width(cols)
+        width = block * max(1, PIECE // max(1, rows * block))
+        for piece in weight.split(width, dim=1):
+            yield LAYOUTS[self.layout].pack(piece, block)
+
+
+def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pieces as one: starts count on."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = {
+        name: torch.cat([p[name] for p in pieces]) for name in ("values", "columns", "counts")
+    }
+    starts = [pieces[0]["starts"]]
+    end = starts[0][-1]
+    for piece in pieces[1:]:
+        starts.append(piece["starts"][1:] + end)
+        end = end + piece["starts"][-1]
+    return {**joined, "block": pieces[0]["block"], "starts": torch.cat(starts)}
 
 
 class CsrWeight(PackedWeight):
@@ -102,8 +140,28 @@ class CsrWeight(PackedWeight):
         return f"csr/{self.layout}"
 
     @property
+    def format(self) -> Csr:
+        """What packs a weight of this size as this one is."""
+        return Csr(self.layout, self.block or None)
+
+    @property
     def nonzeros(self) -> int:
         return self.values.numel()
+
+    def adopt(self, other: CsrWeight) -> None:
+        """Take the layout and the buffers of another packing of the same weight.
+
+        What keeps the block beside the weight must follow: ``ByProgram.follow`` and
+        ``Program.follow``.
+
+        Raises:
+            ValueError: another size.
+        """
+        if other.shape != self.shape:
+            raise bad("CsrWeight.adopt", "other", f"of shape {tuple(self.shape)}",
+                      tuple(other.shape), "pack the same weight")  # fmt: skip
+        self.layout, self.block = other.layout, other.block
+        self._buffers.update(other._buffers)
 
     def spec(self) -> dict[str, Any]:
         return {"layout": self.layout, "rows": self.rows, "cols": self.cols, "block": self.block}

@@ -10,6 +10,8 @@ from torch import Tensor
 MAX_COLS = 1 << 16
 BOUND_ROWS = 1
 """Rows that must not belong to two groups of a convolution."""
+WIDTHS: tuple[int, ...] = ()
+"""It has no blocks."""
 
 
 def pack(weight: Tensor) -> dict[str, Any]:

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseprune.formats.csr_blocks import block_width
+from sparseprune.formats.csr_blocks import L1_COLUMNS
 
 MAX_COLS = 1 << 31
 BOUND_ROWS = 128
 """Rows of a segment, which must not belong to two groups of a convolution."""
+WIDTHS = (L1_COLUMNS, 64, 160)
+"""Blocks of about so many columns are worth measuring."""
 
 
-def pack(weight: Tensor) -> dict[str, Any]:
+def pack(weight: Tensor, block: int) -> dict[str, Any]:
     """Buffers of a weight [rows, cols]: columns uint8, counts uint8 [blocks, rows, 2]."""
     rows, cols = weight.shape
-    block = block_width(cols)
     blocks, segments = -(-cols // block), -(-rows // BOUND_ROWS)
     padded = weight.new_zeros(rows, blocks * block)
     padded[:, :cols] = weight

@@ -25,10 +25,14 @@ class ByProgram(SparseConv):
 
     @clamp.setter
     def clamp(self, clamp: Clamp) -> None:
-        weight: Any = self.weight
         self._clamp = clamp
+        self.follow()
+
+    def follow(self) -> None:
+        """Write the program anew, after the weight took another packing or the clamp changed."""
+        weight: Any = self.weight
         step = Csr(1, 0, -1, 0, weight.rows, weight.cols, weight.block, self.groups,
-                   int(self.bias is not None), self.window(), clamped(*clamp))  # fmt: skip
+                   int(self.bias is not None), self.window(), clamped(*self._clamp))  # fmt: skip
         self._text = to_text([Input(0, "image", self.in_channels, self.dims), step, Output(1)])
 
     def forward(self, input: Tensor) -> Tensor:  # named as in torch.nn, for callers by keyword

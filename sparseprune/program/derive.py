@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.errors import bad
-from sparseprune.formats import Csr, PackedWeight
+from sparseprune.formats import Csr, CsrWeight, PackedWeight
+from sparseprune.formats.csr import LAYOUTS
 
 Made: TypeAlias = PackedWeight | Tensor
 READ = ("weight", "bias", "running_mean", "running_var")
@@ -40,12 +41,22 @@ def layout_for(weight: Tensor, groups: int) -> Csr | None:
     return next((f for f in layouts if f.refuses(weight, groups) is None), None)
 
 
-def packed_conv(conv: Any) -> PackedWeight:
-    """The weight of a dense convolution, without its zeros."""
+def packed_conv(conv: Any, *packing: int) -> PackedWeight:
+    """The weight of a dense convolution, without its zeros; packed as :func:`packing_of` says."""
     weight = conv.weight.detach().flatten(1)
-    layout = layout_for(weight, conv.groups)
+    layout = _format(packing) if packing else layout_for(weight, conv.groups)
     assert layout is not None, "asked for before lowering"
     return layout.pack(weight, conv.groups)
+
+
+def packing_of(weight: CsrWeight) -> tuple[int, int]:
+    """Layout and block as the recipe "conv" takes them."""
+    return list(LAYOUTS).index(weight.layout), weight.block
+
+
+def _format(packing: tuple[int, ...]) -> Csr:
+    layout, block = packing
+    return Csr(list(LAYOUTS)[layout], block or None)
 
 
 def norm_scale(norm: Any) -> Tensor:
@@ -98,7 +109,7 @@ def check_derived(derived: Derived, layer: nn.Module) -> None:
     kinds = SOURCES.get(derived.recipe, ())
     expected = " or ".join(kind.__name__ for kind in kinds) or "three numbers, not too large"
     if kinds:
-        fits = type(layer) in kinds and not derived.numbers and _can(derived.recipe, layer)
+        fits = type(layer) in kinds and _can(derived, layer)
     else:
         fits = not derived.path and _placed(derived.numbers)
     if not fits:
@@ -106,10 +117,15 @@ def check_derived(derived: Derived, layer: nn.Module) -> None:
                   f"{type(layer).__name__} {derived.numbers}", "save the model again")  # fmt: skip
 
 
-def _can(recipe: str, layer: Any) -> bool:
-    if recipe == "conv":
-        return layout_for(layer.weight.detach().flatten(1), layer.groups) is not None
-    return layer.running_mean is not None
+def _can(derived: Derived, layer: Any) -> bool:
+    if derived.recipe != "conv":
+        return not derived.numbers and layer.running_mean is not None
+    weight, numbers = layer.weight.detach().flatten(1), derived.numbers
+    if not numbers:
+        return layout_for(weight, layer.groups) is not None
+    if [type(n) for n in numbers] != [int, int] or numbers[0] not in range(len(LAYOUTS)):
+        return False
+    return _format(numbers).refuses(weight, layer.groups) is None
 
 
 def _placed(numbers: tuple[int, ...]) -> bool:

@@ -121,12 +121,13 @@ def _differs(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]])
         if form != wanted:
             return "the outputs of the programs have another structure"
         for mine, its in zip(got, expected, strict=True):
-            if isinstance(its, Tensor) and not _close(mine, its):
+            if isinstance(its, Tensor) and not agrees(mine, its):
                 return "the outputs of the programs differ from those of the layers"
     return None
 
 
-def _close(got: Any, expected: Tensor) -> bool:
+def agrees(got: Any, expected: Tensor) -> bool:
+    """Whether an output is what it should be, up to rounding."""
     if not isinstance(got, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
         return False
     if not expected.is_floating_point():

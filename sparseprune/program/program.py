@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,12 @@ from typing_extensions import Self
 
 from sparseprune import backends
 from sparseprune.errors import bad
-from sparseprune.formats import PackedWeight
+from sparseprune.formats import CsrWeight, PackedWeight
 from sparseprune.ops.run import parse
 from sparseprune.paths import find, find_module
-from sparseprune.program.derive import Derived, check_derived, make, tensors_of
+from sparseprune.program.derive import Derived, check_derived, make, packing_of, tensors_of
 from sparseprune.program.fits import PACKED, check_fits
-from sparseprune.program.steps import Output, to_text
+from sparseprune.program.steps import Csr, Output, to_text
 
 _BIND = "bind the model that the program was made for"
 
@@ -149,6 +149,24 @@ class Program(nn.Module):
                         held._buffers[name] = made._buffers[name]
                 else:
                     self._own(derived.name, made)
+
+    def follow(self) -> None:
+        """Write the text and what derives anew, after weights that it uses took other packings."""
+        steps = list(parse(self.text))
+        for place, step in enumerate(steps):
+            if isinstance(step, Csr):
+                steps[place] = replace(step, block=self.weight_of(step).block)
+        self.text = to_text(steps)
+        self.derived = tuple(
+            replace(each, numbers=packing_of(getattr(self, each.name)))
+            if each.recipe == "conv"
+            else each
+            for each in self.derived
+        )
+
+    def weight_of(self, step: Csr) -> CsrWeight:
+        """The packed weight of a step."""
+        return self._bound[step.tensors][0]  # type: ignore[return-value]
 
     def use(self, backend: str = "auto") -> Self:
         """Choose who computes, now and after every move to another device.
