@@ -72,6 +72,7 @@ LINES = {
     "csr": (*FIRST, "rows", "cols", "block", "groups", "has_bias"),
     "depthwise": (*FIRST, "channels", "multiplier", "has_bias"),
 }
+ON_TOKENS = (*FIRST, "rows", "cols", "has_bias")
 NUMBERS = (-1, -2, 7, 10**6, 2**31, 2**63, 10**30)
 HARMLESS = {("csr", "residual", -1), ("depthwise", "residual", -1)}
 ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -191,6 +192,65 @@ def test_no_program_outside_the_rules(attack: str, separable: bytes, tmp_path: P
     path = tmp_path / "file"
     path.write_bytes(separable)
     refused(path, lambda manifest, _: ATTACKS[attack](manifest), "not allowed|manifest")
+
+
+ON_TOKENS_ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
+    **{
+        f"{line} {name} {number}": word(line, place, number)
+        for line in ("bitmask", "linear")
+        for place, name in enumerate(ON_TOKENS, 1)
+        for number in NUMBERS
+        if (name, number) != ("residual", -1)
+    },
+    "rows of bits": word("bitmask", 5, 128),
+    "cols of bits": word("bitmask", 6, 31),
+    "rows and cols": words("linear", lambda found: found.__setitem__(slice(5, 7), ["70", "40"])),
+    "bits as csr": word("bitmask", 0, "csr"),
+    "dense as bits": word("linear", 0, "bitmask"),
+    "bits as dense": word("bitmask", 0, "linear"),
+    "turn": text(lambda t: t.replace("\noutput", "\nturn 3 2\noutput")),
+    "image": text(lambda t: t.replace("input 0 tokens 32 0", "input 0 image 32 2")),
+    "channels": word("input", 3, 33),
+    "one word less": words("linear", list.pop),
+    "one word more": words("bitmask", lambda found: found.append("1")),
+    "bias as weight": source(2, "2.bias"),
+    "other weight": source(2, "4.weight"),
+    "weight as bias": source(3, "2.weight"),
+    "packed as weight": source(2, "0.weight"),
+    "weight as packed": source(0, "2.weight"),
+    "buffer of packed": source(2, "0.weight.values"),
+}
+
+
+@pytest.fixture(scope="module")
+def on_tokens(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A layer of bits and a dense one in a program."""
+    path = tmp_path_factory.mktemp("io") / "file"
+    model = nn.Sequential(nn.Linear(32, 70), nn.ReLU(), nn.Linear(70, 40), nn.Softmax(-1),
+                          nn.Linear(40, 71))  # fmt: skip
+    fast = pack_all(model, "bitmask", ("2", "4")).eval()
+    assert plan(fast, image(2, 32)) is None
+    save(fast, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("attack", ON_TOKENS_ATTACKS)
+def test_no_layer_reads_past_its_weight(attack: str, on_tokens: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(on_tokens)
+    refused(path, lambda manifest, _: ON_TOKENS_ATTACKS[attack](manifest), "not allowed|manifest")
+
+
+@pytest.mark.parametrize("part", ["values", "masks", "starts"])
+def test_bits_that_contradict_each_other(part: str, on_tokens: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(on_tokens)
+
+    def change(manifest: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensor = tensors[f"0.weight.{part}"]
+        tensors[f"0.weight.{part}"] = tensor[:-1] if part == "values" else tensor + 1
+
+    refused(path, change)
 
 
 def test_steps_of_two_weights_are_not_mixed(tmp_path: Path) -> None:

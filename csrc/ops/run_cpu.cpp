@@ -5,7 +5,7 @@
 #include <string>
 
 #include "kernels/cpu/isa.h"
-#include "ops/check.h"
+#include "ops/bitmask_args.h"
 #include "ops/csr_args.h"
 #include "ops/torch_threads.h"
 #include "program/cache.h"
@@ -34,15 +34,29 @@ void check_csr(const Step& s, const std::vector<Tensor>& weights) {
   view_csr(kOp, t[0], {t[0], t[1], t[2], t[3], bias}, s.rows, s.cols, s.block);
 }
 
+void check_bitmask(const Step& s, const std::vector<Tensor>& weights) {
+  const Tensor* t = weights.data() + s.tensors;
+  check(s.tensors + 3 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+        ": weights must hold the tensors of every step, got ", weights.size());
+  const std::optional<Tensor> bias = s.has_bias ? std::optional(t[3]) : std::nullopt;
+  view_bitmask(kOp, t[0], t[0], t[1], t[2], bias, s.rows, s.cols);
+}
+
+// A plain weight and its bias.
+void check_plain(const Step& s, const std::vector<Tensor>& weights, int64_t rows, int64_t cols) {
+  check(s.tensors + 1 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+        ": weights must hold the tensors of every step, got ", weights.size());
+  check_tensor(weights[s.tensors], ScalarType::Float, rows * cols);
+  if (s.has_bias) check_tensor(weights[s.tensors + 1], ScalarType::Float, rows);
+}
+
 void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& weights) {
   for (const Step& s : steps) {
     if (s.word == Word::kCsr) check_csr(s, weights);
-    if (s.word != Word::kDepthwise) continue;
-    check(s.tensors + 1 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
-          ": weights must hold the tensors of every step, got ", weights.size());
-    const int64_t rows = s.channels * s.multiplier;
-    check_tensor(weights[s.tensors], ScalarType::Float, rows * s.window.taps());
-    if (s.has_bias) check_tensor(weights[s.tensors + 1], ScalarType::Float, rows);
+    if (s.word == Word::kBitmask) check_bitmask(s, weights);
+    if (s.word == Word::kLinear) check_plain(s, weights, s.rows, s.cols);
+    if (s.word == Word::kDepthwise)
+      check_plain(s, weights, s.channels * s.multiplier, s.window.taps());
   }
 }
 

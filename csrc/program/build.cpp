@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/table.h"
 #include "program/shapes.h"
+#include "program/tokens.h"
 
 namespace sparseprune {
 namespace {
@@ -17,13 +18,6 @@ bool plain(const Window& w) {  // taps at fixed flat distances, as values lie
 
 bool by_rows2(const Step& s) {  // a depthwise that strides over the elements of a row itself
   return s.word == Word::kDepthwise && s.window.stride[2] == 2 && s.window.mode == PadMode::kZeros;
-}
-
-// A value that outputs alone read, which are rows.
-bool goes_out(const std::vector<Step>& steps, int64_t v) {
-  return std::all_of(steps.begin(), steps.end(), [&](const Step& s) {
-    return s.word == Word::kOutput || (s.x != v && s.y != v);
-  });
 }
 
 }  // namespace
@@ -47,28 +41,23 @@ Phases phases_of(const Window& w, int dim) {
 
 Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& inputs,
                  const std::vector<Weight>& weights, int64_t threads)
-    : steps_(steps),
-      weights_(weights),
+    : weights_(weights),
       threads_(threads),
       lanes_(panel_kernels().width * panel_kernels().max_vectors),
       plan_(std::make_unique<Plan>()),
-      layout_(plan_->values),
-      taps_(steps.size()),
-      rows_value_(steps.size(), -1) {
+      layout_(plan_->values) {
   plan_->values = infer(steps, inputs);
-  bool rows_only = true;  // then few tokens need no panels
-  for (const Step& s : steps)
-    rows_only &= s.word != Word::kCsr || s.block == 0 || !value(s.x).shape.tokens;
-  for (Value& v : plan_->values)
-    if (v.shape.tokens) lay_tokens(v, lanes_, rows_only && v.shape.images <= kGatherTokens);
-  for (const Step& s : steps)
-    if (s.word == Word::kFlatten && goes_out(steps, s.out)) lay_tokens(value(s.out), lanes_, true);
-  for (size_t i = 0; i < steps.size(); ++i) constrain(i);
+  steps_ = lay_out_tokens(steps, plan_->values, lanes_);
+  taps_.resize(steps_.size());
+  for (size_t i = 0; i < steps_.size(); ++i) constrain(i);
   layout_.resolve();
-  for (size_t i = 0; i < steps.size(); ++i) spread(i);
+  for (size_t i = 0; i < steps_.size(); ++i) spread(i);
   match_residuals();
   for (Value& v : plan_->values) close_planes(v);
-  for (size_t i = 0; i < steps.size(); ++i) emit(i);
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    emit(i);
+    step_ += steps_[i].word != Word::kTurn;  // which counts with the step that wants it
+  }
   plan_->arena = place(plan_->values) + 64;  // kernels may read a little behind a value
 }
 
@@ -87,9 +76,6 @@ void Builder::constrain(size_t step) {
     if (s.y >= 0) layout_.same_pitch(s.out, s.y);
   } else if (s.word == Word::kScale) {
     layout_.same_pitch(s.out, s.x);
-  } else if (s.word == Word::kFlatten && !value(s.out).rows_form) {
-    rows_value_[step] = temporary(value(s.out).shape);
-    lay_tokens(value(rows_value_[step]), lanes_, true);
   }
 }
 
@@ -174,7 +160,6 @@ void Builder::match_residuals() {
 
 void Builder::emit(size_t step) {
   const Step& s = steps_[step];
-  step_ = static_cast<int64_t>(step);
   switch (s.word) {
     case Word::kInput:
       return input(s);
@@ -182,6 +167,10 @@ void Builder::emit(size_t step) {
       return output(s);
     case Word::kCsr:
       return csr(step);
+    case Word::kBitmask:
+      return bitmask(s);
+    case Word::kLinear:
+      return linear(s);
     case Word::kDepthwise:
       return depthwise(step);
     case Word::kPool:
@@ -196,6 +185,8 @@ void Builder::emit(size_t step) {
       return cat(s);
     case Word::kFlatten:
       return flatten(s);
+    case Word::kTurn:
+      return turn(s);
   }
 }
 

@@ -56,6 +56,11 @@ class Builder {
   void scale(const Step& s);
   void cat(const Step& s);
   void flatten(const Step& s);
+  void turn(const Step& s);
+  void bitmask(const Step& s);
+  void linear(const Step& s);
+  void linear_dots(const Step& s);
+  void linear_panels(const Step& s);
 
   // A work that reads and writes these values (-1: none).
   void work(int64_t tasks, std::initializer_list<int64_t> reads, int64_t writes,
@@ -67,14 +72,13 @@ class Builder {
   // Parts of `total` equal pieces of work, a few per thread.
   int64_t parts(int64_t total) const;
 
-  const std::vector<Step>& steps_;
+  std::vector<Step> steps_;  // with a turn where a step reads tokens in another form
   const std::vector<Weight>& weights_;
   int64_t threads_, lanes_;
-  int64_t step_ = 0;  // being emitted
+  int64_t step_ = 0;  // of the program, being emitted
   std::unique_ptr<Plan> plan_;
   Layout layout_;
-  std::vector<Taps> taps_;           // per step
-  std::vector<int64_t> rows_value_;  // per step: a flatten's tokens before they are transposed
+  std::vector<Taps> taps_;  // per step
   int64_t inputs_ = 0, outputs_ = 0;
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, Live> live_;
 };

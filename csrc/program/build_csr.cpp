@@ -153,10 +153,11 @@ void Builder::csr_gather(const Step& s) {
   cut_evenly(w, 0, w.rows, threads_, chunks);
   const bool clamps = s.activation.kind == Activation::kClamp && s.y < 0;
   const int64_t tokens = value(s.x).shape.images;
+  const int64_t x_stride = value(s.x).planes.image, y_stride = value(s.out).planes.image;
   const Plan* plan = plan_.get();
   work(threads_, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
     csr_kernels().gather(view<CsrRows>(step, call.weights), plan->at(call, step.x), tokens,
-                         step.cols, bias(step, call.weights), plan->at(call, step.out), step.rows,
+                         x_stride, bias(step, call.weights), plan->at(call, step.out), y_stride,
                          chunks[i], chunks[i + 1], clamps ? step.activation.clamp : Clamp{});
   });
   if (clamps) return;

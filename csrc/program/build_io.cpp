@@ -32,6 +32,25 @@ int64_t tokens_of(const Value& v, int64_t tile) {
 
 constexpr int64_t kColumns = 128;  // transposed by one task
 
+int64_t column_blocks(const Value& v) { return (v.planes.channels + kColumns - 1) / kColumns; }
+
+// Block i of all columns of all tiles of v, from rows `pitch` floats apart.
+void rows_to_tiles(const float* rows, int64_t pitch, const Value& v, int64_t i, float* tiles) {
+  const Planes& p = v.planes;
+  const int64_t tile = i / column_blocks(v), begin = i % column_blocks(v) * kColumns;
+  panel_kernels().pack_tokens(rows + tile * p.width * pitch, pitch, tokens_of(v, tile), begin,
+                              std::min(begin + kColumns, p.channels),
+                              tiles + tile * p.image + begin * p.plane, p.plane);
+}
+
+void tiles_to_rows(const float* tiles, const Value& v, int64_t i, float* rows, int64_t pitch) {
+  const Planes& p = v.planes;
+  const int64_t tile = i / column_blocks(v), begin = i % column_blocks(v) * kColumns;
+  panel_kernels().store_tokens(tiles + tile * p.image + begin * p.plane, p.plane,
+                               std::min(kColumns, p.channels - begin), tokens_of(v, tile),
+                               rows + tile * p.width * pitch + begin, pitch, Clamp{});
+}
+
 }  // namespace
 
 void Builder::input(const Step& s) {
@@ -40,18 +59,14 @@ void Builder::input(const Step& s) {
   const Planes p = v.planes;
   const Plan* plan = plan_.get();
   if (v.shape.tokens && v.rows_form)
-    return work(1, {}, s.out, [=, out = s.out](const Call& call, int64_t) {
-      std::copy_n(call.inputs[from], p.images * p.width, plan->at(call, out));
+    return work(p.images, {}, s.out, [=, out = s.out](const Call& call, int64_t i) {
+      std::copy_n(call.inputs[from] + i * p.width, p.width, plan->at(call, out) + i * p.image);
     });
-  if (v.shape.tokens) {
-    const int64_t blocks = (p.channels + kColumns - 1) / kColumns;
-    return work(p.images * blocks, {}, s.out, [=, out = s.out](const Call& call, int64_t i) {
-      const int64_t tile = i / blocks, begin = i % blocks * kColumns;
-      panel_kernels().pack_tokens(call.inputs[from] + tile * p.width * p.channels, p.channels,
-                                  tokens_of(v, tile), begin, std::min(begin + kColumns, p.channels),
-                                  plan->at(call, out) + tile * p.image + begin * p.plane, p.plane);
-    });
-  }
+  if (v.shape.tokens)
+    return work(p.images * column_blocks(v), {}, s.out,
+                [=, out = s.out](const Call& call, int64_t i) {
+                  rows_to_tiles(call.inputs[from], p.channels, v, i, plan->at(call, out));
+                });
   // Rows, because images of few channels are as large as any.
   const int64_t height = p.depth * p.height, rows = p.images * p.channels * height;
   const int64_t n = parts(rows);
@@ -69,19 +84,13 @@ void Builder::output(const Step& s) {
   const Planes p = v.planes;
   const Plan* plan = plan_.get();
   if (v.shape.tokens && v.rows_form)
-    return work(1, {s.x}, -1, [=, x = s.x](const Call& call, int64_t) {
-      std::copy_n(plan->at(call, x), p.images * p.width, call.outputs[to]);
+    return work(p.images, {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
+      std::copy_n(plan->at(call, x) + i * p.image, p.width, call.outputs[to] + i * p.width);
     });
-  if (v.shape.tokens) {
-    const int64_t blocks = (p.channels + kColumns - 1) / kColumns;
-    return work(p.images * blocks, {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
-      const int64_t tile = i / blocks, begin = i % blocks * kColumns;
-      panel_kernels().store_tokens(plan->at(call, x) + tile * p.image + begin * p.plane, p.plane,
-                                   std::min(kColumns, p.channels - begin), tokens_of(v, tile),
-                                   call.outputs[to] + tile * p.width * p.channels + begin,
-                                   p.channels, Clamp{});
+  if (v.shape.tokens)
+    return work(p.images * column_blocks(v), {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
+      tiles_to_rows(plan->at(call, x), v, i, call.outputs[to], p.channels);
     });
-  }
   const int64_t planes = p.images * p.channels, n = parts(planes);
   const int64_t size = p.depth * p.height * p.width;
   work(n, {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
@@ -195,27 +204,30 @@ void Builder::cat(const Step& s) {
 }
 
 void Builder::flatten(const Step& s) {
-  const Planes x = value(s.x).planes;
-  const Value out = value(s.out);
-  const int64_t step = &s - steps_.data(),
-                rows = rows_value_[step] >= 0 ? rows_value_[step] : s.out;
+  const Planes x = value(s.x).planes, y = value(s.out).planes;
   const Plan* plan = plan_.get();
   const int64_t planes = x.images * x.channels, n = parts(planes);
   const int64_t size = x.depth * x.height * x.width;
-  work(n, {s.x}, rows, [=, from = s.x](const Call& call, int64_t i) {
+  work(n, {s.x}, s.out, [=, from = s.x, to = s.out](const Call& call, int64_t i) {
     part(i, n, planes, [&](int64_t plane) {
+      const int64_t image = plane / x.channels, channel = plane % x.channels;
       copy_rows(plan->at(call, from) + plane * x.plane + x.lead, x,
-                plan->at(call, rows) + plane * size);
+                plan->at(call, to) + image * y.image + channel * size);
     });
   });
-  if (rows == s.out) return;
-  const Planes p = out.planes;
-  const int64_t blocks = (p.channels + kColumns - 1) / kColumns;
-  work(p.images * blocks, {rows}, s.out, [=, to = s.out](const Call& call, int64_t i) {
-    const int64_t tile = i / blocks, begin = i % blocks * kColumns;
-    panel_kernels().pack_tokens(plan->at(call, rows) + tile * p.width * p.channels, p.channels,
-                                tokens_of(out, tile), begin, std::min(begin + kColumns, p.channels),
-                                plan->at(call, to) + tile * p.image + begin * p.plane, p.plane);
+}
+
+void Builder::turn(const Step& s) {
+  const Value x = value(s.x), y = value(s.out);
+  const Plan* plan = plan_.get();
+  const Value& tiles = x.rows_form ? y : x;
+  const int64_t pitch = (x.rows_form ? x : y).planes.image;
+  const int64_t tasks = tiles.planes.images * column_blocks(tiles);
+  work(tasks, {s.x}, s.out, [=, from = s.x, to = s.out](const Call& call, int64_t i) {
+    if (x.rows_form)
+      rows_to_tiles(plan->at(call, from), pitch, y, i, plan->at(call, to));
+    else
+      tiles_to_rows(plan->at(call, from), x, i, plan->at(call, to), pitch);
   });
 }
 

@@ -72,7 +72,7 @@ void lay_tokens(Value& value, int64_t lanes, bool rows_form) {
   value.rows_form = rows_form;
   if (rows_form) {
     p.images = tokens, p.channels = 1, p.width = value.shape.channels;
-    p.row = p.slice = p.plane = p.image = value.shape.channels;
+    p.row = p.slice = p.plane = p.image = whole(value.shape.channels);
     return;
   }
   p.images = (tokens + lanes - 1) / lanes;

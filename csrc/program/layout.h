@@ -31,9 +31,7 @@ class Layout {
   std::vector<Node> nodes_;
 };
 
-constexpr int64_t kGatherTokens = 4;  // up to here gathering x beats making a panel
-
-// A value of tokens: tiles of up to `lanes`, or one row per token.
+// A value of tokens: tiles of up to `lanes`, or one row per token, each a whole number of vectors.
 void lay_tokens(Value& value, int64_t lanes, bool rows_form);
 
 // Flat positions relative to element 0 that are read: from -before up to `end` (exclusive).

@@ -98,6 +98,13 @@ void read_csr(Line& line, Step& s) {
   s.has_bias = line.within(0, 1);
   s.window = window(line), s.activation = activation(line);
 }
+void read_linear(Line& line, Step& s) {
+  s.x = line.integer(), s.y = line.integer();
+  s.tensors = line.within(0, kMost);
+  s.rows = line.within(0, kMost), s.cols = line.within(0, kMost);
+  s.has_bias = line.within(0, 1);
+  s.activation = activation(line);
+}
 void read_depthwise(Line& line, Step& s) {
   s.x = line.integer(), s.y = line.integer();
   s.tensors = line.within(0, kMost);
@@ -121,6 +128,8 @@ struct Reader {
 };
 const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_input}},
                                                 {"csr", {Word::kCsr, read_csr}},
+                                                {"bitmask", {Word::kBitmask, read_linear}},
+                                                {"linear", {Word::kLinear, read_linear}},
                                                 {"depthwise", {Word::kDepthwise, read_depthwise}},
                                                 {"pool", {Word::kPool, read_pool}},
                                                 {"mean", {Word::kMean, read_x}},

@@ -60,6 +60,9 @@ class Inference {
         return input(s);
       case Word::kCsr:
         return csr(s);
+      case Word::kBitmask:
+      case Word::kLinear:
+        return linear(s);
       case Word::kDepthwise:
         return depthwise(s);
       case Word::kPool:
@@ -75,6 +78,7 @@ class Inference {
       case Word::kAdd:
         return with_residual(at(s.x), s.y);
       case Word::kOutput:
+      case Word::kTurn:
         break;
     }
     return {};
@@ -128,6 +132,14 @@ class Inference {
              number(x.channels));
     if (!x.tokens) return with_residual(windowed(s, x, s.rows), s.y);
     Shape y = x;
+    y.channels = s.rows;
+    return with_residual(y, s.y);
+  }
+  Shape linear(const Step& s) {
+    Shape y = at(s.x);
+    if (!y.tokens) refuse("program", "tokens where linear layers read", "an image");
+    if (y.channels != s.cols)
+      refuse("inputs", "of " + number(s.cols) + " features", number(y.channels));
     y.channels = s.rows;
     return with_residual(y, s.y);
   }

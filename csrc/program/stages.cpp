@@ -4,8 +4,8 @@
 
 #include "kernels/cpu/table.h"
 #include "program/cut.h"
-#include "program/layout.h"
 #include "program/shapes.h"
+#include "program/tokens.h"
 
 namespace sparseprune {
 namespace {
@@ -35,7 +35,7 @@ class Stager {
     const int64_t tile = panel_kernels().width * panel_kernels().max_vectors;
     int64_t count = shared(part.batch / tile);
     const int64_t left = part.batch - count * tile;
-    if (left > 0 && left <= kGatherTokens) count -= threads_;  // whose sums have another order
+    if (left > 0 && left <= kDotTokens) count -= threads_;  // whose sums have another order
     if (count > 0)
       pieces(part, count, tile);
     else

@@ -21,7 +21,21 @@ struct Window {
   }
 };
 
-enum class Word { kInput, kCsr, kDepthwise, kPool, kMean, kAdd, kScale, kCat, kFlatten, kOutput };
+enum class Word {
+  kInput,
+  kCsr,
+  kBitmask,
+  kLinear,
+  kDepthwise,
+  kPool,
+  kMean,
+  kAdd,
+  kScale,
+  kCat,
+  kFlatten,
+  kOutput,
+  kTurn  // tokens from one form to the other (tokens.h): in no text
+};
 
 // One line; a step uses the fields that its word has in steps.py.
 struct Step {

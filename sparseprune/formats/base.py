@@ -20,6 +20,8 @@ class PackedWeight(nn.Module):
     """A weight [rows, cols] without its zeros. Buffers only, so a state_dict holds it."""
 
     stem: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+    """Its buffers, in the order that the ops take them."""
 
     def __init__(self, rows: int, cols: int) -> None:
         super().__init__()

@@ -72,6 +72,7 @@ class BitmaskWeight(PackedWeight):
     """
 
     stem = "bitmask"
+    parts = ("values", "masks", "starts")
 
     def __init__(self, rows: int, cols: int, values: Tensor, masks: Tensor, starts: Tensor) -> None:
         super().__init__(rows, cols)

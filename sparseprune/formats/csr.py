@@ -111,6 +111,7 @@ class CsrWeight(PackedWeight):
     """
 
     stem = "csr"
+    parts = ("values", "columns", "counts", "starts")
 
     def __init__(
         self,

@@ -35,11 +35,27 @@ def check_linear(
     cols: int,
 ) -> None:
     """What bitmask_linear demands of its arguments, as csrc/ops/bitmask_cpu.cpp does."""
-    op = "bitmask_linear"
     torch._check(
         x.dim() >= 1 and x.shape[-1] == cols,
-        lambda: f"{op}: x must have {cols} features in its last dimension, got {tuple(x.shape)}",
+        lambda: (
+            f"bitmask_linear: x must have {cols} features in its last dimension, "
+            f"got {tuple(x.shape)}"
+        ),
     )
+    check_packed("bitmask_linear", x, values, masks, starts, bias, rows, cols)
+
+
+def check_packed(
+    op: str,
+    x: Tensor,
+    values: Tensor,
+    masks: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+) -> None:
+    """What every op demands of a packed weight, its bias, and the type and device of x."""
     torch._check(
         x.dtype == torch.float32,
         lambda: f"{op}: x must be float32, got {x.dtype}; convert it with .float()",

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from math import prod
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.formats.csr import entries
+from sparseprune.formats import bitmask
+from sparseprune.formats.bitmask import BitmaskWeight
+from sparseprune.formats.csr import CsrWeight, entries
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
+from sparseprune.ops.bitmask import check_packed as check_bitmask
 from sparseprune.ops.csr_checks import check_packed
 from sparseprune.ops.products import multiply
 from sparseprune.program.checks import check_program
@@ -24,12 +28,15 @@ from sparseprune.program.shapes import output_shapes
 from sparseprune.program.steps import (
     Activation,
     Add,
+    Bitmask,
     Cat,
     Csr,
     Depthwise,
     Flatten,
     Input,
+    Linear,
     Mean,
+    OnTokens,
     Output,
     Pool,
     Scale,
@@ -39,10 +46,10 @@ from sparseprune.program.steps import (
 )
 
 SCHEMA = "(Tensor[] inputs, Tensor[] weights, str program) -> Tensor[]"
-PACKED = 4
-"""Tensors of a packed weight: values, columns, counts, starts."""
 
 Weights = Sequence[Tensor]
+Layer: TypeAlias = Csr | OnTokens | Depthwise
+"""A step with weights."""
 
 
 @lru_cache(maxsize=256)
@@ -69,21 +76,14 @@ def check(inputs: Weights, weights: Weights, steps: Sequence[Step]) -> list[tupl
         )
     shapes = output_shapes(steps, [x.shape for x in inputs])
     for step in steps:
-        if isinstance(step, Csr):
-            packed, bias = _tensors(step, weights, PACKED)
-            values, columns, counts, starts = packed
-            check_packed("run", inputs[0], values, columns, counts, starts, bias,
-                         step.rows, step.cols, step.block)  # fmt: skip
-            _check_bound_rows(step, counts)
-        elif isinstance(step, Depthwise):
-            (weight,), bias = _tensors(step, weights, 1)
-            _check_depthwise(step, inputs[0], weight, bias)
+        if (check := CHECKS.get(type(step))) is not None:
+            check(step, inputs[0], *_tensors(step, weights))  # type: ignore[arg-type]
     return shapes
 
 
-def _tensors(step: Csr | Depthwise, weights: Weights, count: int) -> tuple[Weights, Tensor | None]:
+def _tensors(step: Layer, weights: Weights) -> tuple[Weights, Tensor | None]:
     """The tensors of a step, and its bias."""
-    end = step.tensors + count
+    end = step.tensors + TENSORS[type(step)]
     torch._check(
         end + step.has_bias <= len(weights),
         lambda: (
@@ -94,7 +94,10 @@ def _tensors(step: Csr | Depthwise, weights: Weights, count: int) -> tuple[Weigh
     return weights[step.tensors : end], weights[end] if step.has_bias else None
 
 
-def _check_bound_rows(step: Csr, counts: Tensor) -> None:
+def _check_csr(step: Csr, x: Tensor, packed: Weights, bias: Tensor | None) -> None:
+    values, columns, counts, starts = packed
+    check_packed("run", x, values, columns, counts, starts, bias,
+                 step.rows, step.cols, step.block)  # fmt: skip
     bound = SEGMENT_ROWS if counts.shape[-1] == 2 else GROUP_ROWS
     torch._check(
         step.groups == 1 or step.block == 0 or step.rows // step.groups % bound == 0,
@@ -105,10 +108,24 @@ def _check_bound_rows(step: Csr, counts: Tensor) -> None:
     )
 
 
-def _check_depthwise(step: Depthwise, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    rows = step.channels * step.multiplier
-    taps = step.window.kernel[0] * step.window.kernel[1] * step.window.kernel[2]
-    for name, tensor, size in (("weight", weight, rows * taps), ("bias", bias, rows)):
+def _check_bitmask(step: Bitmask, x: Tensor, packed: Weights, bias: Tensor | None) -> None:
+    values, masks, starts = packed
+    check_bitmask("run", x, values, masks, starts, bias, step.rows, step.cols)
+
+
+def _check_linear(step: Linear, x: Tensor, weight: Weights, bias: Tensor | None) -> None:
+    _check_plain(step, x, weight, bias, step.rows, step.cols)
+
+
+def _check_depthwise(step: Depthwise, x: Tensor, weight: Weights, bias: Tensor | None) -> None:
+    rows, taps = step.channels * step.multiplier, prod(step.window.kernel)
+    _check_plain(step, x, weight, bias, rows, taps)
+
+
+def _check_plain(
+    step: Step, x: Tensor, weight: Weights, bias: Tensor | None, rows: int, cols: int
+) -> None:
+    for name, tensor, size in (("weight", weight[0], rows * cols), ("bias", bias, rows)):
         if tensor is not None:
             torch._check(
                 tensor.dtype == torch.float32
@@ -116,10 +133,26 @@ def _check_depthwise(step: Depthwise, x: Tensor, weight: Tensor, bias: Tensor | 
                 and tensor.numel() == size
                 and tensor.is_contiguous(),
                 lambda name=name, tensor=tensor, size=size: (  # type: ignore[misc]
-                    f"run: depthwise {name} must be {size} contiguous float32 on {x.device}, got "
+                    f"run: {step.word} {name} must be {size} contiguous float32 on {x.device}, got "
                     f"{tensor.numel()} {tensor.dtype} on {tensor.device}; lower the model again"
                 ),
             )
+
+
+TENSORS: dict[type[Step], int] = {
+    Csr: len(CsrWeight.parts),
+    Bitmask: len(BitmaskWeight.parts),
+    Linear: 1,
+    Depthwise: 1,
+}
+"""Step -> tensors that it takes before its bias."""
+CHECKS: dict[type[Step], Callable[[Any, Tensor, Weights, Tensor | None], None]] = {
+    Csr: _check_csr,
+    Bitmask: _check_bitmask,
+    Linear: _check_linear,
+    Depthwise: _check_depthwise,
+}
+"""Step -> what demands that its tensors fit it."""
 
 
 def run_reference(inputs: Weights, weights: Weights, program: str) -> list[Tensor]:
@@ -175,7 +208,7 @@ def _patches(x: Tensor, window: Window) -> Tensor:
 
 def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
     """W x over the nonzeros of W alone."""
-    (stored, columns, counts, starts), bias = _tensors(step, weights, PACKED)
+    (stored, columns, counts, starts), bias = _tensors(step, weights)
     row, column = entries(columns, counts, starts, step.rows, step.cols, step.block)
     column = column + row // max(1, step.rows // step.groups) * step.cols
     x = values[step.x]
@@ -188,8 +221,21 @@ def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return _finish(y.permute(0, 4, 1, 2, 3) if len(sizes) > 1 else y, step, values)
 
 
+def _bitmask(step: Bitmask, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    """The same for the nonzeros that bits count."""
+    (stored, masks, _), bias = _tensors(step, weights)
+    y = multiply(values[step.x], stored, *bitmask.entries(masks), step.rows)
+    return _finish(y if bias is None else y + bias.view(-1), step, values)
+
+
+def _linear(step: Linear, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    (weight,), bias = _tensors(step, weights)
+    bias = None if bias is None else bias.view(-1)
+    return _finish(F.linear(values[step.x], weight.view(step.rows, step.cols), bias), step, values)
+
+
 def _depthwise(step: Depthwise, values: dict[int, Tensor], weights: Weights) -> Tensor:
-    (weight,), bias = _tensors(step, weights, 1)
+    (weight,), bias = _tensors(step, weights)
     x, window = _pad(values[step.x], step.window), step.window
     weight = weight.view(step.channels * step.multiplier, 1, *window.kernel)
     bias = None if bias is None else bias.view(-1)
@@ -212,7 +258,7 @@ def _scale(step: Scale, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return activate(values[step.x] * values[step.by], step.activation)
 
 
-def _finish(y: Tensor, step: Csr | Depthwise | Add, values: dict[int, Tensor]) -> Tensor:
+def _finish(y: Tensor, step: Layer | Add, values: dict[int, Tensor]) -> Tensor:
     if step.residual != -1:
         y = y + values[step.residual]
     return activate(y, step.activation)
@@ -238,6 +284,8 @@ ACTIVATE: dict[str, Callable[[Tensor, Activation], Tensor]] = {
 
 KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] = {
     Csr: _csr,
+    Bitmask: _bitmask,
+    Linear: _linear,
     Depthwise: _depthwise,
     Pool: _pool,
     Mean: lambda step, values, weights: values[step.x].mean((2, 3, 4), keepdim=True),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from sparseprune.formats import CsrWeight, PackedWeight
+from sparseprune.formats import PackedWeight
 from sparseprune.program.derive import Derived, Made, make
 from sparseprune.program.steps import Step
 
@@ -43,7 +43,7 @@ class Builder:
         for path, held in sources:
             if held is not None:
                 self.sources.append(path)
-                self.count += 4 if isinstance(held, PackedWeight) else 1
+                self.count += len(held.parts) if isinstance(held, PackedWeight) else 1
         return first
 
     def derive(
@@ -101,8 +101,3 @@ class Call:
         """Dimensions of a value; -1 if it is none."""
         shapes = self.shapes(x)
         return -1 if shapes is None else len(shapes[0])
-
-
-def is_csr(weight: object) -> bool:
-    """Whether a sparse layer's weight is one that steps can use."""
-    return isinstance(weight, CsrWeight)

@@ -8,9 +8,12 @@ from sparseprune.program.steps import (
     PADDINGS,
     Activation,
     Add,
+    Bitmask,
     Csr,
     Depthwise,
     Input,
+    Linear,
+    OnTokens,
     Output,
     Pool,
     Scale,
@@ -21,6 +24,8 @@ from sparseprune.program.steps import (
 _WAY_OUT = "write it with to_text"
 COUNTS: dict[type[Step], tuple[str, ...]] = {
     Csr: ("tensors", "rows", "cols", "block"),
+    Bitmask: ("tensors", "rows", "cols"),
+    Linear: ("tensors", "rows", "cols"),
     Depthwise: ("tensors", "channels"),
 }
 """Fields that must not be negative."""
@@ -32,6 +37,8 @@ NATURALS: dict[type[Step], tuple[str, ...]] = {
 """Fields that must be at least 1."""
 FLAGS: dict[type[Step], tuple[str, ...]] = {
     Csr: ("has_bias",),
+    Bitmask: ("has_bias",),
+    Linear: ("has_bias",),
     Depthwise: ("has_bias",),
     Pool: ("ceil", "count_padding"),
 }
@@ -90,7 +97,7 @@ def _check_fields(step: Step) -> None:
                       f"{step.kind} of {step.dims}", _WAY_OUT)  # fmt: skip
     if isinstance(step, (Csr, Depthwise, Pool)):
         _check_window(step, step.window)
-    if isinstance(step, (Csr, Depthwise, Add, Scale)):
+    if isinstance(step, (Csr, OnTokens, Depthwise, Add, Scale)):
         _check_activation(step, step.activation)
     if isinstance(step, Csr) and step.rows % step.groups:
         raise bad("program", f"rows of {step}", "divisible by groups", step.rows, _WAY_OUT)

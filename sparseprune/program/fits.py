@@ -6,7 +6,7 @@ the op, call by call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.errors import bad
-from sparseprune.formats import CsrWeight, csr_check
+from sparseprune.formats import BitmaskWeight, CsrWeight, PackedWeight, csr_check
 from sparseprune.program.checks import MOST
 from sparseprune.program.steps import (
     Add,
+    Bitmask,
     Cat,
     Csr,
     Depthwise,
     Flatten,
     Input,
+    Linear,
+    OnTokens,
     Output,
     Pool,
     Scale,
@@ -30,8 +33,6 @@ from sparseprune.program.steps import (
     Window,
 )
 
-PACKED = ("values", "columns", "counts", "starts")
-"""Buffers of a packed weight, in the order that steps take them."""
 _WAY_OUT = "save the model again"
 
 Held = Sequence[tuple[nn.Module, str, Tensor]]
@@ -48,20 +49,13 @@ def check_fits(steps: Sequence[Step], held: Held) -> None:
     """
     known: Known = {}
     for step in steps:
-        if isinstance(step, Csr):
-            _check_packed(step, held)
-        elif isinstance(step, Depthwise):
-            rows = step.channels * step.multiplier
-            _check_plain(step, held, 0, rows * prod(step.window.kernel))
-            if step.has_bias:
-                _check_plain(step, held, 1, rows)
-        elif isinstance(step, Pool):
-            _check_pool(step)
+        if (check := CHECKS.get(type(step))) is not None:
+            check(step, held)
         if not isinstance(step, Output):
             known[step.out] = _value(step, known)  # type: ignore[attr-defined]
 
 
-def _taken(step: Csr | Depthwise, held: Held, first: int, count: int) -> Held:
+def _taken(step: Any, held: Held, first: int, count: int) -> Held:
     found = held[step.tensors + first : step.tensors + first + count]
     if len(found) != count:
         raise bad("program", f"tensors of {step}", f"fewer than {len(held)}", step.tensors,
@@ -69,32 +63,59 @@ def _taken(step: Csr | Depthwise, held: Held, first: int, count: int) -> Held:
     return found
 
 
-def _check_packed(step: Csr, held: Held) -> None:
-    """The four buffers of one packed weight, then the bias."""
-    found = _taken(step, held, 0, len(PACKED))
+def _packed(step: Csr | Bitmask, held: Held, kind: type[PackedWeight]) -> Any:
+    """The weight whose buffers, all of them and in order, are the tensors of a step."""
+    found = _taken(step, held, 0, len(kind.parts))
     weight = found[0][0]
     one = all(module is weight and name == buffer
-              for (module, name, _), buffer in zip(found, PACKED, strict=True))  # fmt: skip
-    if not one or not isinstance(weight, CsrWeight):
+              for (module, name, _), buffer in zip(found, kind.parts, strict=True))  # fmt: skip
+    if not one or not isinstance(weight, kind):
         raise bad("program", f"tensors of {step}", "those of one packed weight",
                   [name for _, name, _ in found], _WAY_OUT)  # fmt: skip
-    sizes, meant = (weight.rows, weight.cols, weight.block), (step.rows, step.cols, step.block)
+    sizes, meant = (weight.rows, weight.cols), (step.rows, step.cols)
     if sizes != meant:
-        raise bad("program", f"rows, cols and block of {step}", f"{sizes}, as of its weight",
-                  meant, _WAY_OUT)  # fmt: skip
-    csr_check.check_groups(weight, step.groups)
+        raise bad("program", f"rows and cols of {step}", f"{sizes}, as of its weight", meant,
+                  _WAY_OUT)  # fmt: skip
     if step.has_bias:
-        _check_plain(step, held, len(PACKED), step.rows)
+        _check_plain(step, held, len(kind.parts), step.rows)
+    return weight
 
 
-def _check_plain(step: Csr | Depthwise, held: Held, place: int, size: int) -> None:
+def _check_csr(step: Csr, held: Held) -> None:
+    weight = _packed(step, held, CsrWeight)
+    if weight.block != step.block:
+        raise bad("program", f"block of {step}", f"{weight.block}, as of its weight", step.block,
+                  _WAY_OUT)  # fmt: skip
+    csr_check.check_groups(weight, step.groups)
+
+
+def _check_bitmask(step: Bitmask, held: Held) -> None:
+    _packed(step, held, BitmaskWeight)
+
+
+def _check_linear(step: Linear, held: Held) -> None:
+    _check_weight(step, held, step.rows, step.cols)
+
+
+def _check_depthwise(step: Depthwise, held: Held) -> None:
+    _check_weight(step, held, step.channels * step.multiplier, prod(step.window.kernel))
+
+
+def _check_weight(step: Linear | Depthwise, held: Held, rows: int, cols: int) -> None:
+    """A plain weight, then the bias."""
+    _check_plain(step, held, 0, rows * cols)
+    if step.has_bias:
+        _check_plain(step, held, 1, rows)
+
+
+def _check_plain(step: Step, held: Held, place: int, size: int) -> None:
     ((_, name, tensor),) = _taken(step, held, place, 1)
     if tensor.dtype != torch.float32 or tensor.numel() != size or not tensor.is_contiguous():
         raise bad("program", f"tensor {name!r} of {step}", f"{size} contiguous float32",
                   f"{tensor.numel()} of {tensor.dtype}", _WAY_OUT)  # fmt: skip
 
 
-def _check_pool(step: Pool) -> None:
+def _check_pool(step: Pool, held: Held) -> None:
     """What torch asks of a pooling: every window meets the image."""
     w = step.window
     halves = (2 * b <= d * (k - 1) + 1
@@ -102,6 +123,16 @@ def _check_pool(step: Pool) -> None:
     if not all(halves) or (step.kind == "avg" and w.dilation != (1, 1, 1)):
         raise bad("program", f"window of {step}", "padded by half a kernel at most, averages "
                   "without dilation", w, _WAY_OUT)  # fmt: skip
+
+
+CHECKS: dict[type[Step], Callable[[Any, Held], None]] = {
+    Csr: _check_csr,
+    Bitmask: _check_bitmask,
+    Linear: _check_linear,
+    Depthwise: _check_depthwise,
+    Pool: _check_pool,
+}
+"""Step -> whether its tensors are those that it means."""
 
 
 def _value(step: Any, known: Known) -> tuple[str, int | None]:
@@ -116,6 +147,11 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
         if channels is not None and channels * prod(step.window.kernel) != step.cols * step.groups:
             raise bad("program", f"cols of {step}", f"for its {channels} channels", step.cols,
                       _WAY_OUT)  # fmt: skip
+        return kind, step.rows
+    if isinstance(step, OnTokens):
+        if kind != "tokens" or channels not in (None, step.cols):
+            raise bad("program", f"value {step.x} of {step}", f"tokens of {step.cols} channels",
+                      f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
         return kind, step.rows
     if isinstance(step, Add):
         return kind, channels

@@ -11,12 +11,15 @@ from sparseprune.program.steps import (
     Add,
     Csr,
     Depthwise,
+    OnTokens,
     Scale,
     Step,
 )
 
 READS = ("x", "residual", "by", "y")
 NOTHING = Activation()
+LAYERS = (Csr, OnTokens, Depthwise)
+"""Steps with weights, which take a residual and an activation."""
 
 
 def reads(step: Step) -> list[int]:
@@ -45,7 +48,7 @@ def _fuse_activations(steps: list[Step]) -> list[Step]:
             continue
         source = outs[step.x]
         before = kept[source]
-        takes = isinstance(before, (Csr, Depthwise, Add, Scale)) and before.activation == NOTHING
+        takes = isinstance(before, (*LAYERS, Add, Scale)) and before.activation == NOTHING
         if takes and times[step.x] == 1:
             kept[source] = None
             kept[i] = replace(before, out=step.out, activation=step.activation)
@@ -62,7 +65,7 @@ def _fuse_sums(steps: list[Step]) -> list[Step]:
         pairs = [(step.x, step.residual), (step.residual, step.x)]
         for value, other in sorted(pairs, key=lambda pair: -outs[pair[0]]):
             before = kept[outs[value]]
-            free = isinstance(before, (Csr, Depthwise)) and before.residual == -1
+            free = isinstance(before, LAYERS) and before.residual == -1
             if free and before.activation == NOTHING and times[value] == 1:
                 kept[outs[value]] = None
                 kept[i] = replace(before, out=step.out, residual=other, activation=step.activation)

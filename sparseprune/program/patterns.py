@@ -18,7 +18,15 @@ from torch import nn
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.patterns_act import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, ACTIVATIONS
-from sparseprune.program.patterns_layers import conv, linear, norm, pad, sparse_conv, strided
+from sparseprune.program.patterns_layers import (
+    conv,
+    dense_linear,
+    linear,
+    norm,
+    pad,
+    sparse_conv,
+    strided,
+)
 from sparseprune.program.steps import (
     Activation,
     Add,
@@ -214,6 +222,7 @@ def _free_module(call: Call, m: nn.Module, input: Any) -> Lowered | None:
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 MODULES: dict[type[nn.Module], Pattern] = {
     SparseLinear: linear,
+    nn.Linear: dense_linear,
     SparseConv1d: sparse_conv,
     SparseConv2d: sparse_conv,
     SparseConv3d: sparse_conv,

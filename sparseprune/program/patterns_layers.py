@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
+from sparseprune.formats import BitmaskWeight, CsrWeight
 from sparseprune.nn import SparseConv, SparseLinear
-from sparseprune.program.builder import Builder, Call, Lowered, is_csr
+from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.derive import layout_for
 from sparseprune.program.steps import (
     Activation,
+    Bitmask,
     Csr,
     Depthwise,
+    Linear,
     Pool,
     Window,
     clamped,
@@ -33,19 +37,40 @@ def _named(call: Call, name: str) -> str:
 
 def linear(call: Call, m: SparseLinear, input: Any) -> Lowered | None:
     """A packed linear layer on the last dimension."""
-    if not is_csr(m.weight):
-        return None
+    packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
 
-    def emit(b: Builder, x: list[int]) -> int:
-        packed, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
+    def csr(b: Builder, x: list[int]) -> int:
         return _csr(b, x[0], packed, bias, groups=1, window=Window(), activation=clamped(*m.clamp))
 
-    return Lowered((input,), emit, "tokens", "tokens", sparse=True)
+    def bits(b: Builder, x: list[int]) -> int:
+        return _plain(b, Bitmask, x[0], packed, bias, m, activation=clamped(*m.clamp))
+
+    emit = {CsrWeight: csr, BitmaskWeight: bits}.get(type(m.weight))
+    return None if emit is None else Lowered((input,), emit, "tokens", "tokens", sparse=True)
+
+
+def dense_linear(call: Call, m: nn.Linear, input: Any) -> Lowered | None:
+    """A linear layer that stays dense: the program reads the weight where it lies."""
+    if m.weight.dtype != torch.float32 or not m.weight.is_contiguous():
+        return None
+    weight, bias = (_named(call, "weight"), m.weight), (_named(call, "bias"), m.bias)
+
+    def emit(b: Builder, x: list[int]) -> int:
+        return _plain(b, Linear, x[0], weight, bias, m, activation=Activation())
+
+    return Lowered((input,), emit, "tokens", "tokens")
+
+
+def _plain(b: Builder, kind: Any, x: int, weight: tuple[str, Any], bias: tuple[str, Any], m: Any,
+           **fields: Any) -> int:  # fmt: skip
+    """A step on tokens alone, which needs no window."""
+    return b.add(kind, x=x, residual=-1, tensors=b.use(weight, bias), rows=m.out_features,
+                 cols=m.in_features, has_bias=int(bias[1] is not None), **fields)  # fmt: skip
 
 
 def sparse_conv(call: Call, m: SparseConv, input: Any) -> Lowered | None:
     """A packed convolution."""
-    if not is_csr(m.weight) or call.rank(input) != m.dims + 2:
+    if not isinstance(m.weight, CsrWeight) or call.rank(input) != m.dims + 2:
         return None
 
     def emit(b: Builder, x: list[int]) -> int:

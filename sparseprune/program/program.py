@@ -16,7 +16,7 @@ from sparseprune.formats import CsrWeight, PackedWeight
 from sparseprune.ops.run import parse
 from sparseprune.paths import find, find_module
 from sparseprune.program.derive import Derived, check_derived, make, packing_of, tensors_of
-from sparseprune.program.fits import PACKED, check_fits
+from sparseprune.program.fits import check_fits
 from sparseprune.program.steps import Csr, Output, to_text
 
 _BIND = "bind the model that the program was made for"
@@ -112,7 +112,7 @@ class Program(nn.Module):
                 expected = "a tensor of the model"
                 raise bad("Program.bind", source[:80], expected, str(error), _BIND) from error
             if isinstance(found, PackedWeight):
-                self._bound += [(found, "_buffers", buffer) for buffer in PACKED]
+                self._bound += [(found, "_buffers", buffer) for buffer in found.parts]
             else:
                 table = "_parameters" if name in owner._parameters else "_buffers"
                 self._bound.append((owner, table, name))
@@ -131,6 +131,8 @@ class Program(nn.Module):
 
     def refresh(self) -> None:
         """Derive anew what comes from layers that have changed since the last call."""
+        if not self.derived:
+            return
         pairs = zip(self.derived, self._layers, strict=True)
         seen = [(t, _version(t)) for derived, layer in pairs for t in tensors_of(derived, layer)]
         before, self._seen = self._seen, seen
@@ -145,7 +147,7 @@ class Program(nn.Module):
                 made = make(derived, layer)
                 if isinstance(made, PackedWeight):  # the buffers move in: sources point at them
                     held: Any = getattr(self, derived.name)
-                    for name in PACKED:
+                    for name in made.parts:
                         held._buffers[name] = made._buffers[name]
                 else:
                     self._own(derived.name, made)

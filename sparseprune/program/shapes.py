@@ -11,12 +11,15 @@ import torch
 
 from sparseprune.program.steps import (
     Add,
+    Bitmask,
     Cat,
     Csr,
     Depthwise,
     Flatten,
     Input,
+    Linear,
     Mean,
+    OnTokens,
     Output,
     Pool,
     Scale,
@@ -143,6 +146,16 @@ def _csr(step: Csr, values: Values) -> Value:
     return out
 
 
+def _on_tokens(step: OnTokens, values: Values) -> Value:
+    x = values[step.x]
+    argument, expected = f"value {step.x} read by {step.word!r}", f"tokens of {step.cols} channels"
+    _check(x.kind == "tokens" and x.shape[-1] == step.cols, argument, expected,
+           f"{x.kind} {x.shape}", "pass inputs of the size that it was made for")  # fmt: skip
+    out = Value("tokens", (*x.shape[:-1], step.rows))
+    _same(step, out.shape, values, step.residual)
+    return out
+
+
 def _depthwise(step: Depthwise, values: Values) -> Value:
     batch, channels, *sizes = _image(step, values, step.x)
     _check(channels == step.channels, f"value {step.x} read by 'depthwise'",
@@ -191,6 +204,8 @@ def _flatten(step: Flatten, values: Values) -> Value:
 
 RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Csr: _csr,
+    Bitmask: _on_tokens,
+    Linear: _on_tokens,
     Depthwise: _depthwise,
     Pool: _pool,
     Mean: _mean,

@@ -1,7 +1,7 @@
 """The steps of a program: what one native call computes, as data and as text.
 
 A program is a list of steps over numbered values. Text, one line per step, goes to the op
-``sparseprune::run`` and into saved files; csrc/program/spec.h reads the same lines.
+``sparseprune::run`` and into saved files; csrc/program/parse.cpp reads the same lines.
 
     input 0 image 3 2              value 0 is an image with 3 channels and 2 spatial dimensions
     csr 1 0 -1 0 64 147 ...        value 1 = convolution of value 0 with the weights from tensor 0
@@ -116,6 +116,34 @@ class Csr(Step):
 
 
 @dataclass(frozen=True)
+class OnTokens(Step):
+    """out = activation(W x + bias + residual), W [rows, cols]: a linear layer, on tokens alone."""
+
+    out: int
+    x: int
+    residual: int
+    tensors: int
+    rows: int
+    cols: int
+    has_bias: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Bitmask(OnTokens):
+    """Tensors: values, masks, starts, as in sparseprune.formats.bitmask; bias where has_bias."""
+
+    word: ClassVar[str] = "bitmask"
+
+
+@dataclass(frozen=True)
+class Linear(OnTokens):
+    """Tensors: weight [rows, cols] float32, dense; bias where has_bias."""
+
+    word: ClassVar[str] = "linear"
+
+
+@dataclass(frozen=True)
 class Depthwise(Step):
     """Channel r of out reads channel r // multiplier of x: out = act(w * x + bias + residual).
 
@@ -211,7 +239,8 @@ class Output(Step):
 
 
 STEPS: dict[str, type[Step]] = {
-    s.word: s for s in (Input, Csr, Depthwise, Pool, Mean, Add, Scale, Cat, Flatten, Output)
+    s.word: s
+    for s in (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Add, Scale, Cat, Flatten, Output)
 }
 
 

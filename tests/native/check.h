@@ -62,6 +62,9 @@ inline void compare(const Guarded<float>& y, const Expected& expected) {
   expect(true, "");
 }
 
+// The kernels of dense weights, for the current instruction set (test_dense.cpp).
+void check_dense(int64_t count, Random& random);
+
 // Every kernel over planes, for the current instruction set (test_planes.cpp, test_windows.cpp,
 // test_pool.cpp).
 void check_planes(int64_t count, Random& random);

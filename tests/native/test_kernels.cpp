@@ -306,6 +306,7 @@ int main(int argc, char** argv) {
     const int before = checked;
     check_linears(count, random);
     check_convs(count, random);
+    check_dense(count, random);
     check_planes(count, random);
     check_programs(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);

@@ -79,9 +79,32 @@ std::string token_program(const std::string& block) {
          "output 2";
 }
 
+// Every kind of linear layer after every other, so that tokens change their form in between.
+std::string mixed_program(const std::string& block) {
+  const std::string one = window(kOne, kOne, kNone);
+  return "input 0 tokens 54 0\n"
+         "csr 1 0 -1 0 8 54 " +
+         block + " 1 0" + one + kRelu +
+         "\n"
+         "bitmask 2 1 -1 26 70 8 1" +
+         kRelu +
+         "\n"
+         "linear 3 2 1 30 8 70 0 gelu_tanh -inf inf\n"
+         "csr 4 3 3 14 8 8 " +
+         block + " 1 0" + one +
+         " silu -inf inf\n"
+         "linear 5 4 -1 31 70 8 1 clamp -0.5 inf\n"
+         "bitmask 6 4 5 26 70 8 0 leaky 0.1 inf\n"
+         "add 7 6 5 hardswish -inf inf\n"
+         "output 7\n"
+         "output 2\n"
+         "output 0\n"
+         "output 4";
+}
+
 struct Weights {
   std::vector<Packed> packed;
-  std::vector<float> taps, shift;
+  std::vector<float> taps, shift, dense, bias;
   std::vector<Weight> list;
 
   void add(const Packed& p, bool rows) {
@@ -92,6 +115,13 @@ struct Weights {
     list.push_back(
         {rows ? static_cast<const void*>(q.wide_columns.data()) : q.columns.data(), n, n});
     list.push_back({q.counts.data(), static_cast<int64_t>(q.counts.size()), last});
+    list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
+  }
+  void add_bits(const Packed& p) {
+    packed.push_back(p);
+    const Packed& q = packed.back();
+    list.push_back({q.values.data(), static_cast<int64_t>(q.values.size()), 1});
+    list.push_back({q.masks.data(), static_cast<int64_t>(q.masks.size()), 8});
     list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
   }
   int64_t last = 0;
@@ -149,13 +179,19 @@ void check_one(const std::string& layout, const std::string& text, const Sizes& 
   const auto [pack, last] = kLayouts.at(layout);
   Weights w;
   w.last = last;
-  w.packed.reserve(8);  // the list points into them
+  w.packed.reserve(12);  // the list points into them
   for (const int64_t cols : {54, 72, 72}) w.add(pack(random.dense(8, cols)), last == 0);
   w.taps = random.normals(72), w.shift = random.normals(8);
   w.list.push_back({w.taps.data(), 72, 9});
   w.list.push_back({w.shift.data(), 8, 8});
   w.add(pack(random.dense(sizes.size() == 2 ? 8 : 4, sizes.size() == 2 ? 8 : 16)), last == 0);
   for (const int64_t cols : {16, 8}) w.add(pack(random.dense(8, cols)), last == 0);
+  w.dense = random.normals(560), w.bias = random.normals(70);
+  w.add_bits(pack_bitmask(random.dense(70, 8)));
+  w.list.push_back({w.bias.data(), 70, 70});
+  w.list.push_back({w.dense.data(), 560, 70});
+  w.list.push_back({w.dense.data(), 560, 8});
+  w.list.push_back({w.bias.data(), 70, 70});
   int64_t count = 1;
   for (int64_t n : sizes) count *= n;
   const std::vector<float> x = random.normals(count);
@@ -192,14 +228,30 @@ void check_programs(int64_t count, Random& random) {
       const std::string block = layout == "rows" ? "0" : "24";
       const Sizes image{random.integer(0, 7), 6, random.integer(3, 40), random.integer(3, 40)};
       check_one(layout, image_program(block), image, random);
-      check_one(layout, token_program(block),
-                {random.pick({0, 1, 3, 4, 5, 40, 64, 130, 192, 330}), 54}, random);
+      for (const std::string& text : {token_program(block), mixed_program(block)})
+        check_one(layout, text, {random.pick({0, 1, 3, 4, 5, 16, 40, 64, 65, 130, 192, 330}), 54},
+                  random);
     }
-  for (const char* text :
-       {"jump 0 1", "input 0 image", "input 0 image 6 2 9", "input 0 picture 6 2",
-        "input x image 6 2", "input 3 image 6 2", "output 0", "input 0 image 6 2\nmean 1 7",
-        "input 0 image 5 2", "input 0 image 6 3", "input 0 image 6 2\nmean 1 -2",
-        "input 0 image -6 2", "input 0 image 6 2\nadd 1 0 0 softplus 0 0",
-        "input 0 image 6 2\nscale 1 0 0 clamp 0 0"})
+  for (const char* text : {"jump 0 1",
+                           "input 0 image",
+                           "input 0 image 6 2 9",
+                           "input 0 picture 6 2",
+                           "input x image 6 2",
+                           "input 3 image 6 2",
+                           "output 0",
+                           "input 0 image 6 2\nmean 1 7",
+                           "input 0 image 5 2",
+                           "input 0 image 6 3",
+                           "input 0 image 6 2\nmean 1 -2",
+                           "input 0 image -6 2",
+                           "input 0 image 6 2\nadd 1 0 0 softplus 0 0",
+                           "input 0 image 6 2\nscale 1 0 0 clamp 0 0",
+                           "input 0 image 6 2\nturn 1 0",
+                           "input 0 image 6 2\nbitmask 1 0 -1 0 4 6 0 clamp 0 0",
+                           "input 0 image 6 2\nlinear 1 0 -1 0 4 6 0 clamp 0 0",
+                           "input 0 image 6 2\nflatten 1 0\nlinear 2 1 -1 0 4 6 0 clamp 0 0",
+                           "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",
+                           "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 0",
+                           "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0"})
     check_refused(text);
 }

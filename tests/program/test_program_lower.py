@@ -108,12 +108,6 @@ def test_dense_convolutions_run_inside() -> None:
     assert_close(got, unplan(model)(x))
 
 
-def test_dense_linear_layers_stay_outside() -> None:
-    model = nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 72, 4))
-    sparsify(model, keep=("3",))
-    assert words(planned(model, image())) == ["csr flatten"]
-
-
 def test_a_value_may_enter_twice() -> None:
     """The same input as an image and as tokens."""
     model = Lambda(lambda m, x: F.relu(m.a(x)) + F.relu(m.b(x)), a=conv(), b=nn.Linear(8, 8))

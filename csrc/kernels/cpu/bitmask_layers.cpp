@@ -1,7 +1,5 @@
 #include "kernels/cpu/bitmask_layers.h"
 
-#include <vector>
-
 #include "kernels/cpu/table.h"
 
 namespace sparseprune {
@@ -10,7 +8,8 @@ namespace {
 constexpr int64_t kSerialWork = 1 << 16;  // positions times tokens below which one thread is faster
 constexpr int64_t kColumnCost = 16;       // expanding 64 rows takes as long as reading 16 values
 
-// Units cut into `parts` of about equal cost; parts + 1 bounds.
+}  // namespace
+
 std::vector<int64_t> cut_evenly(const Bitmask& w, int64_t parts) {
   const auto cost_before = [&](int64_t unit) {
     return unit * w.cols * kColumnCost + w.starts[unit] - w.starts[0];
@@ -27,8 +26,6 @@ std::vector<int64_t> cut_evenly(const Bitmask& w, int64_t parts) {
   bounds.push_back(w.units());
   return bounds;
 }
-
-}  // namespace
 
 void bitmask_linear(const Bitmask& w, const float* x, int64_t tokens, const float* bias, float* y,
                     const Threads& threads, Clamp clamp) {

@@ -28,6 +28,7 @@ const BitmaskKernels& bitmask_kernels() {
   return *static_cast<const BitmaskKernels*>(choose("bitmask"));
 }
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
+const DenseKernels& dense_kernels() { return *static_cast<const DenseKernels*>(choose("dense")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
 const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }
 

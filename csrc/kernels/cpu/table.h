@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/bitmask.h"
 #include "kernels/cpu/csr.h"
+#include "kernels/cpu/dense.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/planes.h"
@@ -22,6 +23,7 @@ const std::vector<KernelRow>& kernel_table();
 // The first row of the table that current_isa() allows.
 const BitmaskKernels& bitmask_kernels();
 const CsrKernels& csr_kernels();
+const DenseKernels& dense_kernels();
 const PanelKernels& panel_kernels();
 const PlaneKernels& plane_kernels();
 
