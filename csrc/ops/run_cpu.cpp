@@ -109,7 +109,7 @@ std::vector<Tensor> run(std::vector<Tensor> inputs, std::vector<Tensor> weights,
                         std::string program) {
   Ready ready(std::move(inputs), weights, std::move(program));
   run_stages(*ready.stages, ready.call, ready.threads);
-  return ready.outputs;
+  return std::move(ready.outputs);
 }
 
 Tensor run_times(std::vector<Tensor> inputs, std::vector<Tensor> weights, std::string program) {

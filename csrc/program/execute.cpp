@@ -54,11 +54,14 @@ Call bind(const Stages& stages, const Stage& stage, const Call& call, int64_t it
 }
 
 // The works of a call; the pieces of a batch are the tasks of one.
-class Jobs {
+class alignas(64) Jobs {
  public:
   Jobs(const Stages& stages, const Call& call, double* times)
       : stages_(stages), call_(call), times_(times) {
     calls_.reserve(stages.stages.size());
+    size_t works = 0;
+    for (const Stage& stage : stages.stages) works += stage.pieces ? 1 : stage.plan->works.size();
+    jobs_.reserve(works);
     for (const Stage& stage : stages.stages) {
       if (stage.pieces) {
         jobs_.push_back({stage.pieces, nullptr, &stage, nullptr});

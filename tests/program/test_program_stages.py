@@ -1,4 +1,4 @@
-"""Batches whose images run one by one, some on each thread: what they compute, and what may not."""
+"""Batches that threads share out piece by piece, and those that they may not."""
 
 from __future__ import annotations
 
@@ -53,8 +53,36 @@ def test_threads_change_no_image() -> None:
         torch.set_num_threads(count)
         outputs.append(run(case))
     for others in outputs[1:]:
-        for got, expected in zip(others, outputs[0], strict=True):
-            assert torch.equal(got, expected)
+        assert all(map(torch.equal, others, outputs[0]))
+
+
+def linear_layers(shape: tuple[int, ...], layout: str) -> Case:
+    """Two linear layers over tokens of two inputs, the second with a residual."""
+    first, second = (Packed(layout).pack(torch.randn(24, n) / 5) for n in (30, 24))
+    steps: list[Step] = [
+        Input(0, "tokens", 24, 0),
+        Input(1, "tokens", 30, 0),
+        Csr(2, 1, 0, 0, 24, 30, first.block, 1, 0, Window(), RELU),
+        Csr(3, 2, 2, 4, 24, 24, second.block, 1, 0, Window(), NOTHING),
+        Output(3),
+        Output(2),
+    ]
+    inputs = [torch.randn(*shape, 24), torch.randn(*shape, 30)]
+    return steps, inputs, [*first.packed(), *second.packed()]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("layout", ["rows", "groups", "sorted"])
+@pytest.mark.parametrize("shape", [(3, 50), (66,), (128,), (130,), (4, 64), (2, 0, 3), ()], ids=str)
+def test_tokens_on_any_threads(shape: tuple[int, ...], layout: str) -> None:
+    case = linear_layers(shape, layout)
+    outputs = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        check(case)
+        outputs.append(run(case))
+    for others in outputs[1:]:
+        assert all(map(torch.equal, others, outputs[0]))
 
 
 def two_branches(batches: tuple[int, int]) -> Case:
