@@ -7,7 +7,7 @@ print(fast.report)
 
 from __future__ import annotations
 
-from sparseprune import nn, ops
+from sparseprune import criteria, nn, ops
 from sparseprune.convert import convert
 from sparseprune.info import info
 from sparseprune.io import load, save
@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "__version__",
     "convert",
+    "criteria",
     "info",
     "load",
     "nn",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sparseprune import criteria, patterns
 from sparseprune.criteria import Criterion
-from sparseprune.errors import bad, bad_type, check_sparsity, suggest
+from sparseprune.criteria.statistics import Data, Loss
+from sparseprune.errors import bad, check_sparsity, suggest
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
 from sparseprune.selection import PRUNABLE, Ignore, aliases, paths, prunable_weights
@@ -27,20 +27,28 @@ def prune(
     scope: str = "global",
     pattern: str | Pattern = "unstructured",
     ignore: Ignore = (),
-    data: Iterable[Any] | None = None,
-    loss: Callable[..., Tensor] | None = None,
+    data: Data | None = None,
+    loss: Loss | None = None,
 ) -> Masks:
     """Sets the least important weights of `model` to exact zero, in place; returns the masks.
 
     sparsity: share of weights to remove, in [0, 1); or {parameter or module name: share}, which
         prunes each named layer by itself and leaves all others alone (the longest name wins).
     criterion: a name of `criteria.CRITERIA`, or a callable (weight) -> score of the same shape,
-        higher = keep.
+        higher = keep (see `criteria.Criterion`). "obs", "lobs" and "sparsegpt" also change the
+        survivors, to make good for what is gone.
     scope: "global" ranks all weights together, and never empties a layer (see
         `Unstructured.masks`); "local" removes the same share of each.
     pattern: a name of `patterns.PATTERNS`, or a `Pattern`.
     ignore: module or parameter names, "re:pattern", or module types to leave alone.
-    data, loss: batches and loss for criteria that measure; the others do not read them.
+    data: for criteria that measure: an iterable of batches, a DataLoader, or a callable that gives
+        one. A batch is a tensor, a tuple (inputs, target) or a dict of keywords; it is moved to
+        the model's device. For "movement" and "insensitive" a `criteria.Trajectory`.
+    loss: for criteria that ask for one: a callable (output, target) -> scalar, or (output, batch)
+        for batches without a target. Left out, the output's own `.loss`.
+
+    The model is measured in eval mode and left as it was. Under torch.distributed what is measured
+    is summed over all ranks, so that their masks are the same.
 
     A weight that is zero already goes first, so pruning again to a higher sparsity extends the
     earlier masks. Everything is checked before anything changes: on an error the model is as it
@@ -54,16 +62,20 @@ def prune(
     weights = {name: weights[name] for name in shares}
     for name, weight in weights.items():
         _check_weight(name, weight)
+    scored = criteria.score(model, weights, rule, data, loss)
     with torch.no_grad():
-        scores = _scores(weights, rule)
         if scope == "global" and not isinstance(sparsity, Mapping):
-            masks = Masks(legal.masks(scores, float(sparsity)))
+            masks = Masks(legal.masks(scored.scores, float(sparsity)))
         else:
-            masks = Masks({name: legal.mask(scores[name], part) for name, part in shares.items()})
+            masks = Masks(scored.masks(shares, legal))
+        updates = scored.updates(masks)
     emptied = [name for name, mask in masks.items() if mask.numel() and not mask.any()]
     if emptied:
         warnings.warn(f"prune: no weight is left in {', '.join(emptied)}", stacklevel=2)
-    masks.apply_(model)
+    masks.apply_(model)  # the last that can fail; it checks before it writes
+    with torch.no_grad():
+        for name, value in updates.items():
+            weights[name].copy_(value.masked_fill(~masks[name], 0))
     return masks
 
 
@@ -114,36 +126,3 @@ def _shares(
         raise bad("prune", "sparsity", "a number or a dict with entries", "an empty dict", way_out)
     named = {name: [key for key in given if key in around] for name, around in reach.items()}
     return {name: given[max(keys, key=len)] for name, keys in named.items() if keys}
-
-
-def _scores(weights: Mapping[str, Tensor], rule: Criterion) -> dict[str, Tensor]:
-    """One checked score per weight; a weight that is zero already gets the lowest of all."""
-    scores = {name: _score(name, weight, rule) for name, weight in weights.items()}
-    bottom = min([0.0, *(float(score.min()) for score in scores.values() if score.numel())])
-    for name, weight in weights.items():
-        score = scores[name]
-        overrated = (weight == 0).to(score.device) & (score > bottom)
-        if overrated.any():  # never under magnitude: spares it a copy
-            scores[name] = score.masked_fill(overrated, bottom)
-    return scores
-
-
-def _score(name: str, weight: Tensor, rule: Criterion) -> Tensor:
-    """The criterion's verdict on one weight, or an error if it is no usable score."""
-    known = rule in criteria.CRITERIA.values()
-    # A foreign callable may write into its argument: it gets a copy.
-    score = rule(weight.detach() if known else weight.detach().clone())
-    what, way_out = f"criterion's score of {name!r}", "return one real number per weight, no NaN"
-    if not isinstance(score, Tensor):
-        raise bad_type("prune", what, "a tensor", type(score).__name__, way_out)
-    if score.shape != weight.shape:
-        expected = f"of the weight's shape {tuple(weight.shape)}"
-        raise bad("prune", what, expected, tuple(score.shape), way_out)
-    if score.is_complex() or score.dtype == torch.bool:
-        raise bad("prune", what, "real", score.dtype, way_out)
-    score = score.detach()
-    if not score.is_floating_point():
-        score = score.double()  # whole numbers below 2^53 stay exact
-    if score.numel() and score.min().isnan():
-        raise bad("prune", what, "free of NaN", f"{int(score.isnan().sum())} NaN", way_out)
-    return score
