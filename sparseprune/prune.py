@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,23 @@ from sparseprune.criteria.statistics import Data, Loss
 from sparseprune.errors import bad, check_sparsity, suggest
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
-from sparseprune.selection import PRUNABLE, Ignore, aliases, paths, prunable_weights
+from sparseprune.ranked import SCOPES, Ranked
+from sparseprune.selection import (
+    PRUNABLE,
+    Ignore,
+    aliases,
+    convolution_groups,
+    paths,
+    prunable_weights,
+)
 
-SCOPES = ("global", "local")
+Sparsity: TypeAlias = float | Mapping[str, float]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def prune(
     model: nn.Module,
-    sparsity: float | Mapping[str, float],
+    sparsity: Sparsity,
     criterion: str | Criterion = "magnitude",
     scope: str = "global",
     pattern: str | Pattern = "unstructured",
@@ -39,7 +47,9 @@ def prune(
         survivors, to make good for what is gone.
     scope: "global" ranks all weights together, and never empties a layer (see
         `Unstructured.masks`); "local" removes the same share of each.
-    pattern: a name of `patterns.PATTERNS`, or a `Pattern`.
+    pattern: a name of `patterns.PATTERNS` ("unstructured", "filter", "channel", "kernel", "row"),
+        "n:m" (n of every m kept, e.g. "2:4", whose sparsity is 1 - n/m), "v:n:m", "block(r,c)",
+        or a `Pattern`.
     ignore: module or parameter names, "re:pattern", or module types to leave alone.
     data: for criteria that measure: an iterable of batches, a DataLoader, or a callable that gives
         one. A batch is a tensor, a tuple (inputs, target) or a dict of keywords; it is moved to
@@ -54,40 +64,45 @@ def prune(
     earlier masks. Everything is checked before anything changes: on an error the model is as it
     was. Raises ValueError or TypeError naming the argument, what it must be and the way out.
     """
+    shares, weights = targets(model, sparsity, ignore)
+    ranked = rank(model, weights, criterion, scope, pattern, data, loss)
+    return ranked.prune_(model, shares if isinstance(sparsity, Mapping) else float(sparsity))
+
+
+def rank(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    criterion: str | Criterion,
+    scope: str,
+    pattern: str | Pattern,
+    data: Data | None = None,
+    loss: Loss | None = None,
+) -> Ranked:
+    """Scores these weights of the model (see `targets`); arguments otherwise as for `prune`."""
     rule, legal = criteria.resolve(criterion), patterns.resolve(pattern)
     if scope not in SCOPES:
         raise bad("prune", "scope", "'global' or 'local'", repr(scope), suggest(scope, SCOPES))
-    weights = _some_weights(model, ignore)
-    shares = _shares(sparsity, weights, aliases(model))
-    weights = {name: weights[name] for name in shares}
     for name, weight in weights.items():
         _check_weight(name, weight)
     scored = criteria.score(model, weights, rule, data, loss)
-    with torch.no_grad():
-        if scope == "global" and not isinstance(sparsity, Mapping):
-            masks = Masks(legal.masks(scored.scores, float(sparsity)))
-        else:
-            masks = Masks(scored.masks(shares, legal))
-        updates = scored.updates(masks)
-    emptied = [name for name, mask in masks.items() if mask.numel() and not mask.any()]
-    if emptied:
-        warnings.warn(f"prune: no weight is left in {', '.join(emptied)}", stacklevel=2)
-    masks.apply_(model)  # the last that can fail; it checks before it writes
-    with torch.no_grad():
-        for name, value in updates.items():
-            weights[name].copy_(value.masked_fill(~masks[name], 0))
-    return masks
+    return Ranked(scored, convolution_groups(model), legal, scope)
 
 
-def _some_weights(model: nn.Module, ignore: Ignore) -> dict[str, nn.Parameter]:
-    """The model's prunable weights, at least one."""
+def targets(
+    model: nn.Module, sparsity: Sparsity, ignore: Ignore = ()
+) -> tuple[dict[str, float], dict[str, nn.Parameter]]:
+    """Name -> sparsity, and name -> weight, of the weights that `prune` would touch: at least one.
+
+    Raises ValueError or TypeError for a sparsity, a name or a model that does not fit.
+    """
     weights = prunable_weights(model, ignore)
     if not weights:
         kinds = ", ".join(kind.__name__ for kind in PRUNABLE)
         got = f"nothing to prune in {type(model).__name__} (ignore={ignore!r})"
         way_out = "pass such a model, or fewer names in ignore"
         raise bad("prune", "model", f"one with weights in {kinds}", got, way_out)
-    return weights
+    shares = _shares(sparsity, weights, aliases(model))
+    return shares, {name: weights[name] for name in shares}
 
 
 def _check_weight(name: str, weight: Tensor) -> None:
@@ -107,7 +122,7 @@ def _check_weight(name: str, weight: Tensor) -> None:
 
 
 def _shares(
-    sparsity: float | Mapping[str, float],
+    sparsity: Sparsity,
     weights: Mapping[str, Tensor],
     same: Mapping[str, list[str]],
 ) -> dict[str, float]:

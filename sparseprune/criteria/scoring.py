@@ -39,15 +39,24 @@ class Scored:
     scores: dict[str, Tensor]
     stats: Mapping[str, Stats] = field(default_factory=dict)
 
-    def masks(self, shares: Mapping[str, float], pattern: Pattern) -> dict[str, Tensor]:
-        """The mask of each named weight by itself: the criterion's own, or the pattern's."""
+    def masks(
+        self, shares: Mapping[str, float], pattern: Pattern, groups: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """The mask of each named weight by itself: the criterion's own, or the pattern's.
+
+        groups: weight name -> groups of its convolution; 1 may be absent.
+        """
+
+        def ranked(name: str) -> Tensor:
+            return pattern.mask(self.scores[name], shares[name], groups.get(name, 1))
+
         if not isinstance(self.rule, Selects):
-            return {name: pattern.mask(self.scores[name], part) for name, part in shares.items()}
+            return {name: ranked(name) for name in shares}
         masks = {}
         for name, part in progress(list(shares.items()), "prune: choosing"):
             weight = self.weights[name].detach()
             own = self.rule.select(weight, part, pattern, self.stats.get(name, {}))
-            masks[name] = pattern.mask(self.scores[name], part) if own is None else own
+            masks[name] = ranked(name) if own is None else own
         return masks
 
     def updates(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,11 +70,12 @@ class Scored:
         for name, mask in progress(list(masks.items()), "prune: adjusting survivors"):
             weight = self.weights[name].detach()
             value = self.rule.update(weight, mask, self.stats.get(name, {}))
+            value = value.to(weight.dtype)  # which may overflow
             if value.shape != weight.shape or not value.isfinite().all():
                 what, way_out = f"update of {name!r}", "raise the criterion's damping"
                 got = f"shape {tuple(value.shape)}, not finite or not the weight's"
                 raise bad("prune", what, "finite and of the weight's shape", got, way_out)
-            values[name] = value.to(weight.dtype)
+            values[name] = value
         return values
 
 

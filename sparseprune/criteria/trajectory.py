@@ -117,7 +117,7 @@ def reset_insensitive(model: nn.Module, trajectory: Trajectory, share: float) ->
     """
     from sparseprune.criteria.scoring import weight_scores
     from sparseprune.errors import check_sparsity
-    from sparseprune.patterns.unstructured import lowest
+    from sparseprune.patterns.ranking import lowest
 
     part = check_sparsity("reset_insensitive", "share", share)
     scores = weight_scores(model, "insensitive", trajectory, operation="reset_insensitive")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 import sparseprune as sp
 from sparseprune.criteria import LOBS, OBS, SparseGPT, weight_scores
+from sparseprune.patterns import Unstructured
 
 
 def regression(seed: int = 0) -> tuple[nn.Linear, list[tuple[Tensor, Tensor]]]:
@@ -171,24 +171,6 @@ def test_sparsegpt_is_the_direct_algorithm(block: int) -> None:
     assert torch.allclose(model.weight, expected, atol=1e-9)
 
 
-@dataclass(frozen=True)
-class TwoOfFour:
-    """A stand-in for the pattern: the same attributes, the same masks."""
-
-    n: int = 2
-    m: int = 4
-    axis: str = "input"
-    name: str = "2:4"
-
-    def mask(self, score: Tensor, sparsity: float, groups: int = 1) -> Tensor:
-        order = score.unflatten(-1, (-1, 4)).argsort(dim=-1, stable=True)
-        marks = torch.ones_like(order, dtype=torch.bool)
-        return marks.scatter_(-1, order[..., :2], False).flatten(-2)
-
-    def masks(self, scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        return {name: self.mask(score, sparsity) for name, score in scores.items()}
-
-
 def test_sparsegpt_chooses_n_of_m_from_updated_weights() -> None:
     """Legal, and better for the output than the same pattern by magnitude or by Wanda."""
     torch.manual_seed(0)
@@ -198,7 +180,7 @@ def test_sparsegpt_chooses_n_of_m_from_updated_weights() -> None:
         torch.manual_seed(1)
         model = nn.Linear(16, 8)
         before = model(x)
-        masks = sp.prune(model, 0.5, name, "local", TwoOfFour(), data=[x])
+        masks = sp.prune(model, 0.5, name, "local", "2:4", data=[x])
         assert (masks["weight"].unflatten(1, (-1, 4)).sum(-1) == 2).all()
         assert not model.weight[~masks["weight"]].any()
         errors[name] = float((model(x) - before).detach().norm())
@@ -230,7 +212,7 @@ def test_updates_are_all_or_nothing() -> None:
         sp.prune(model, 0.5, failing)
     assert same_bits(model, images()[0])
 
-    class Wrong(TwoOfFour):
+    class Wrong(Unstructured):
         def mask(self, score: Tensor, sparsity: float, groups: int = 1) -> Tensor:
             return torch.ones(2, dtype=torch.bool)
 
