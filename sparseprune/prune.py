@@ -77,67 +77,72 @@ def rank(
     pattern: str | Pattern,
     data: Data | None = None,
     loss: Loss | None = None,
+    operation: str = "prune",
 ) -> Ranked:
     """Scores these weights of the model (see `targets`); arguments otherwise as for `prune`."""
-    rule, legal = criteria.resolve(criterion), patterns.resolve(pattern)
+    rule = criteria.resolve(criterion, operation)
+    legal = patterns.resolve(pattern, operation)
     if scope not in SCOPES:
-        raise bad("prune", "scope", "'global' or 'local'", repr(scope), suggest(scope, SCOPES))
+        raise bad(operation, "scope", "'global' or 'local'", repr(scope), suggest(scope, SCOPES))
     for name, weight in weights.items():
-        _check_weight(name, weight)
-    scored = criteria.score(model, weights, rule, data, loss)
+        _check_weight(operation, name, weight)
+    scored = criteria.score(model, weights, rule, data, loss, operation)
     return Ranked(scored, convolution_groups(model), legal, scope)
 
 
 def targets(
-    model: nn.Module, sparsity: Sparsity, ignore: Ignore = ()
+    model: nn.Module, sparsity: Sparsity, ignore: Ignore = (), operation: str = "prune"
 ) -> tuple[dict[str, float], dict[str, nn.Parameter]]:
     """Name -> sparsity, and name -> weight, of the weights that `prune` would touch: at least one.
 
     Raises ValueError or TypeError for a sparsity, a name or a model that does not fit.
     """
-    weights = prunable_weights(model, ignore)
+    weights = prunable_weights(model, ignore, operation)
     if not weights:
         kinds = ", ".join(kind.__name__ for kind in PRUNABLE)
         got = f"nothing to prune in {type(model).__name__} (ignore={ignore!r})"
         way_out = "pass such a model, or fewer names in ignore"
-        raise bad("prune", "model", f"one with weights in {kinds}", got, way_out)
-    shares = _shares(sparsity, weights, aliases(model))
+        raise bad(operation, "model", f"one with weights in {kinds}", got, way_out)
+    shares = _shares(operation, sparsity, weights, aliases(model))
     return shares, {name: weights[name] for name in shares}
 
 
-def _check_weight(name: str, weight: Tensor) -> None:
+def _check_weight(operation: str, name: str, weight: Tensor) -> None:
     """An error if the weight has no values, or none that can be ranked."""
     what, way_out = f"weight {name!r}", "convert the model first, or add the name to ignore"
     if weight.is_meta:
         way_out = "load its values first, e.g. with model.to_empty and load_state_dict"
-        raise bad("prune", what, "a tensor with values", "a meta tensor", way_out)
+        raise bad(operation, what, "a tensor with values", "a meta tensor", way_out)
     if weight.dtype not in DTYPES or weight.layout != torch.strided:
         got = f"{weight.dtype}, {weight.layout}"
-        raise bad("prune", what, "dense float32, float64, float16 or bfloat16", got, way_out)
+        raise bad(operation, what, "dense float32, float64, float16 or bfloat16", got, way_out)
     # one pass and no copy; min and max are NaN as soon as one entry is
     if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
         wrong = int((~weight.detach().isfinite()).sum())
         way_out = "repair the checkpoint, or add the name to ignore"
-        raise bad("prune", what, "finite", f"{wrong} NaN or infinite values", way_out)
+        raise bad(operation, what, "finite", f"{wrong} NaN or infinite values", way_out)
 
 
 def _shares(
+    operation: str,
     sparsity: Sparsity,
     weights: Mapping[str, Tensor],
     same: Mapping[str, list[str]],
 ) -> dict[str, float]:
     """Weight name -> its sparsity, in the order of `weights`; of a dict, only what it names."""
     if not isinstance(sparsity, Mapping):
-        return dict.fromkeys(weights, check_sparsity("prune", "sparsity", sparsity))
-    given = {key: check_sparsity("prune", f"sparsity[{key!r}]", s) for key, s in sparsity.items()}
+        return dict.fromkeys(weights, check_sparsity(operation, "sparsity", sparsity))
+    given = {key: check_sparsity(operation, f"sparsity[{key!r}]", s) for key, s in sparsity.items()}
     reach = {name: {p for alias in same[name] for p in paths(alias)} for name in weights}
     for key in given:
         if not any(key in around for around in reach.values()):
             known = [p for name in weights for p in (name, name.removesuffix(".weight"))]
             expected = "keyed by names of weights to prune"
-            raise bad("prune", "sparsity", expected, repr(key), suggest(key, known))
+            raise bad(operation, "sparsity", expected, repr(key), suggest(key, known))
     if not given:
         way_out = "pass {name: share} with at least one name"
-        raise bad("prune", "sparsity", "a number or a dict with entries", "an empty dict", way_out)
+        raise bad(
+            operation, "sparsity", "a number or a dict with entries", "an empty dict", way_out
+        )
     named = {name: [key for key in given if key in around] for name, around in reach.items()}
     return {name: given[max(keys, key=len)] for name, keys in named.items() if keys}

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor, nn
 
 from sparseprune import patterns
 from sparseprune.budgets.costs import COSTS, UNITS
 from sparseprune.budgets.sensitivity import Sensitivity
 from sparseprune.criteria import Criterion
+from sparseprune.criteria.statistics import Data, Loss
 from sparseprune.errors import bad, suggest
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
-from sparseprune.prune import Sparsity, prune, rank, targets
+from sparseprune.progress import status
+from sparseprune.prune import Sparsity, rank, targets
 from sparseprune.selection import Ignore
 
 MOST = 0.9999
@@ -71,8 +72,8 @@ def prune_to(
     scope: str = "global",
     pattern: str | Pattern = "unstructured",
     ignore: Ignore = (),
-    data: Iterable[Any] | None = None,
-    loss: Callable[..., Tensor] | None = None,
+    data: Data | None = None,
+    loss: Loss | None = None,
     sensitivity: Sensitivity | None = None,
 ) -> Budgeted:
     """Prunes `model`, in place, as little as meets a budget; says what was achieved.
@@ -88,8 +89,8 @@ def prune_to(
     target: of the dense model's cost, in (0, 1); with unit="absolute" a number of parameters or
         MACs, or milliseconds.
     example_inputs: what the model is called with; for "macs" and "latency".
-    criterion, scope, pattern, ignore, data, loss: as for `prune`. Scope "global" gives each layer
-        its own sparsity by one threshold, "local" the same to all.
+    criterion, scope, pattern, ignore, data, loss: as for `prune`; scored once. Scope "global"
+        gives each layer its own sparsity by one threshold, "local" the same to all.
     sensitivity: a scan (`sp.sensitivity`): then every layer is pruned as far as alone makes the
         model equally worse, and that is what the search turns up; `scope` is not read.
 
@@ -97,15 +98,15 @@ def prune_to(
     measured. Raises ValueError or TypeError for bad arguments, and for a target out of reach.
     """
     limit = _check(budget, target, unit, example_inputs, scope, sensitivity)
-    _, weights = targets(model, 0.0, ignore)
+    _, weights = targets(model, 0.0, ignore, "prune_to")
     legal = patterns.resolve(pattern, "prune_to")
-    ranked = rank(model, weights, criterion, scope, legal, data, loss)
+    ranked = rank(model, weights, criterion, scope, legal, data, loss, "prune_to")
     cost = COSTS[budget](model, example_inputs)
     plan = _plans(legal, STEPS[budget], sensitivity, set(weights))
 
     @cache
     def tried(step: int) -> tuple[float, float]:
-        status.update(f"prune_to {budget}: trial {tried.cache_info().misses + 1}")
+        say(f"prune_to {budget}: trial {tried.cache_info().misses + 1}")
         with warnings.catch_warnings():  # floors are named when the model is pruned, once
             warnings.simplefilter("ignore")
             return cost(ranked.masks(plan(step)))
@@ -114,7 +115,7 @@ def prune_to(
         reached, dense = tried(step)
         return reached <= (limit * dense if unit == "ratio" else limit)
 
-    with Console(stderr=True).status("prune_to") as status:  # seen on terminals alone
+    with status("prune_to") as say:
         step = _first(range(STEPS[budget] + 1), meets)
     if step is None:
         reached, dense = tried(STEPS[budget])
@@ -122,9 +123,7 @@ def prune_to(
         got = f"{target:g} where the least is {reached / dense if unit == 'ratio' else reached:g}"
         raise bad("prune_to", "target", f"within reach of {budget}", got, way_out)
     share = plan(step)
-    masks = Masks({})
-    if share != {}:
-        masks = prune(model, share, criterion, scope, legal, ignore, data, loss)
+    masks = ranked.prune_(model, share)
     reached, dense = tried(step)
     return Budgeted(
         masks, share, reached, dense, limit * dense if unit == "ratio" else limit, UNITS[budget]

@@ -7,20 +7,21 @@ import io
 import itertools
 import math
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from sparseprune.criteria import Criterion
+from sparseprune.criteria.statistics import Data, Loss
+from sparseprune.criteria.statistics.quiet import evaluating
 from sparseprune.errors import bad, bad_type, check_sparsity
 from sparseprune.files import replacing, write_atomically
 from sparseprune.patterns import Pattern
+from sparseprune.progress import progress
 from sparseprune.prune import rank, targets
 from sparseprune.selection import Ignore
 
@@ -103,8 +104,8 @@ def sensitivity(
     criterion: str | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
     ignore: Ignore = (),
-    data: Iterable[Any] | None = None,
-    loss: Callable[..., Tensor] | None = None,
+    data: Data | None = None,
+    loss: Loss | None = None,
 ) -> Sensitivity:
     """Prunes one layer at a time to each sparsity and evaluates; the model is left as it was.
 
@@ -120,32 +121,20 @@ def sensitivity(
         way_out = "pass e.g. (0.5, 0.7, 0.9)"
         raise bad("sensitivity", "sparsities", "at least one share", "none", way_out)
     levels = sorted(check_sparsity("sensitivity", "sparsities", share) for share in sparsities)
-    _, weights = targets(model, 0.0, ignore)
-    ranked = rank(model, weights, criterion, "local", pattern, data, loss)
+    _, weights = targets(model, 0.0, ignore, "sensitivity")
+    ranked = rank(model, weights, criterion, "local", pattern, data, loss, "sensitivity")
     sign = -1.0 if higher_is_better else 1.0
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         baseline = _value(evaluate, model, "the model as it is")
         pairs = [(name, share) for name in weights for share in levels]
         points = []
-        for name, share in track(pairs, "sensitivity", disable=not sys.stderr.isatty()):
+        for name, share in progress(pairs, "sensitivity"):
             mask = ranked.masks({name: share})[name]
             with _masked(weights[name], mask):
                 value = _value(evaluate, model, f"{name} at {share:g}")
             done = 1 - int(mask.count_nonzero()) / max(1, mask.numel())
             points.append(Point(name, done, mask.numel(), value, sign * (value - baseline)))
     return Sensitivity(baseline, tuple(points))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

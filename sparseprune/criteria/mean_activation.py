@@ -12,7 +12,7 @@ from sparseprune.criteria.statistics.units import UnitMean
 def mean_activation(weight: Tensor, stats: Stats) -> Tensor:
     """E[z] over samples and positions, z after batch norm and nonlinearity. Higher is kept.
 
-    (Polyak & Wolf, 2015, doi:10.1109/ACCESS.2015.2494536; Molchanov et al., 2017,
+    (Polyak & Wolf, 2015, IEEE Access; Molchanov et al., 2017,
     arXiv:1611.06440.) Signed: a unit of a layer without ReLU may be low and matter. Needs data, no
     loss; [units], at least float32.
     """

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sparseprune.criteria.interface import Granularity, Stats
-from sparseprune.criteria.progress import progress
 from sparseprune.criteria.statistics.base import Found, Layer, Run, Statistic, Units
 from sparseprune.criteria.statistics.batches import Batch, call, loss_of
 from sparseprune.criteria.statistics.following import Follower
 from sparseprune.criteria.statistics.ranks import Sums, sum_over_ranks, together
 from sparseprune.errors import bad
+from sparseprune.progress import progress
 
 
 class Prefix:

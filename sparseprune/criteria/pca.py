@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseprune.criteria.scoring import layers_of
 from sparseprune.criteria.statistics import Data, Layer, Observer, Run, Units, collect
-from sparseprune.criteria.statistics.quiet import bare
+from sparseprune.criteria.statistics.quiet import unwrapped
 from sparseprune.errors import bad
 from sparseprune.selection import Ignore, prunable_weights
 
@@ -53,7 +53,7 @@ def pca_width(
     if not 0 < share <= 1:
         raise bad("pca_width", "share", "a number in (0, 1]", share, "pass e.g. 0.999")
     weights = prunable_weights(model, ignore, "pca_width")
-    run = Run("pca_width", bare(model), layers_of(model, weights), data)
+    run = Run("pca_width", unwrapped(model), layers_of(model, weights), data)
     widths = {}
     for name, covariance in collect(run, [UnitCovariance])["unit_covariance"].items():
         values = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)

@@ -17,12 +17,12 @@ from sparseprune.criteria.interface import (
     granularity_of,
     needs_of,
 )
-from sparseprune.criteria.progress import progress
 from sparseprune.criteria.registry import name_of, resolve
 from sparseprune.criteria.statistics import Data, Layer, Loss, Run, collect
-from sparseprune.criteria.statistics.quiet import bare
+from sparseprune.criteria.statistics.quiet import unwrapped
 from sparseprune.errors import bad, bad_type
 from sparseprune.patterns import Pattern
+from sparseprune.progress import progress
 from sparseprune.selection import Ignore, prunable_weights
 
 
@@ -94,7 +94,7 @@ def score(
     for a score that is none.
     """
     rule = resolve(criterion, operation)
-    run = Run(_asking(operation, rule), bare(model), layers_of(model, weights), data, loss)
+    run = Run(_asking(operation, rule), unwrapped(model), layers_of(model, weights), data, loss)
     stats = _stats(run, rule)
     granularity = granularity_of(rule)
     scores = {}
@@ -138,7 +138,7 @@ def unit_scores(
     """
     rule = resolve(criterion, "unit_scores")
     weights = prunable_weights(model, ignore, "unit_scores")
-    run = Run(_asking("unit_scores", rule), bare(model), layers_of(model, weights), data, loss)
+    run = Run(_asking("unit_scores", rule), unwrapped(model), layers_of(model, weights), data, loss)
     stats = _stats(run, rule)
     with torch.no_grad():
         raw = {n: _raw("unit_scores", n, weights[n], rule, stats[n]) for n in weights}

@@ -75,9 +75,10 @@ class SparseGPT:
         block = self._columns(pattern)
         if block is None or weight.dim() != 2:
             return None
-        mask = torch.ones_like(weight, dtype=torch.bool)
+        mask, gone = torch.ones_like(weight, dtype=torch.bool), weight == 0
 
         def choose(score: Tensor, columns: slice) -> Tensor:
+            score = score.masked_fill(gone[:, columns], -1)  # whatever earlier columns made of it
             mask[:, columns] = pattern.mask(score, sparsity)
             return mask[:, columns]
 

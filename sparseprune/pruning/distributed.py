@@ -29,11 +29,3 @@ def agreed(masks: Masks, model: nn.Module) -> Masks:
         weight.copy_(value)
         common[name] = bits.view(torch.bool)
     return Masks(common)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, DistributedDataParallel and DataParallel."""
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
-    return model

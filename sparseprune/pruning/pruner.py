@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sparseprune import patterns
 from sparseprune.criteria import Criterion
+from sparseprune.criteria.statistics import Data, Loss
+from sparseprune.criteria.statistics.quiet import unwrapped
 from sparseprune.errors import bad, bad_type, warn
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
 from sparseprune.prune import Sparsity, prune, targets
-from sparseprune.pruning.distributed import agreed, unwrapped
+from sparseprune.pruning.distributed import agreed
 from sparseprune.pruning.regrow import regrow
 from sparseprune.schedules import Regrowth, Schedule
 from sparseprune.selection import Ignore
@@ -52,8 +54,8 @@ class Pruner:
         scope: str = "global",
         pattern: str | Pattern = "unstructured",
         ignore: Ignore = (),
-        data: Iterable[Any] | None = None,
-        loss: Callable[..., Tensor] | None = None,
+        data: Data | None = None,
+        loss: Loss | None = None,
         regrowth: Regrowth | None = None,
     ) -> None:
         """
@@ -77,6 +79,9 @@ class Pruner:
         if regrowth is not None and self.pattern.name != "unstructured":
             expected, way_out = "'unstructured' with regrowth", "single weights move"
             raise bad("Pruner", "pattern", expected, repr(self.pattern.name), way_out)
+        if isinstance(data, Iterator):
+            way_out = "pass a list, a DataLoader or a callable that makes the iterator"
+            raise bad("Pruner", "data", "readable in every update", "an iterator", way_out)
         self.sparsity, self.regrowth = sparsity, regrowth
         self.criterion, self.scope, self.ignore = criterion, scope, ignore
         self.data, self.loss = data, loss
@@ -96,7 +101,7 @@ class Pruner:
             way_out = "call finalize() first"
             raise bad("Pruner.prepare", "the pruner", "prepared once", "a second call", way_out)
         plain = unwrapped(model)
-        shares, weights = targets(plain, self.sparsity, self.ignore)
+        shares, weights = targets(plain, self.sparsity, self.ignore, "Pruner.prepare")
         self._check_pattern(set(shares.values()))
         kept = {n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
         masks = Masks(kept).attach(plain, optimizer)  # an error now rather than at the first update

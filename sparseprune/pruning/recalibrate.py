@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparseprune.autotune import caller
-from sparseprune.errors import bad, bad_type
+from sparseprune.criteria.statistics.batches import Data, call, length, stream
+from sparseprune.criteria.statistics.quiet import evaluating
+from sparseprune.errors import bad, bad_type, check_count
+from sparseprune.progress import progress
 
 
 @dataclass
@@ -36,9 +37,7 @@ class _Moments:
         self.count = total
 
 
-def recalibrate(
-    model: nn.Module, data: Iterable[Any] | Callable[[], Iterable[Any]], batches: int | None = None
-) -> int:
+def recalibrate(model: nn.Module, data: Data, batches: int | None = None) -> int:
     """Sets the running mean and variance of every batch norm to those of `data`, exactly.
 
     Pruning shifts what a layer gives; the statistics kept from before no longer fit. One pass,
@@ -48,33 +47,30 @@ def recalibrate(
     arXiv:2105.07576). Ten batches of usual size are often enough.
 
     model: dropout and all else run in eval mode; modes are restored. Weights do not change.
-    data: batches, or a function that gives them: a tensor, a tuple (inputs, target) or a dict of
-        keywords. They are moved to the model's device.
+    data: as for `prune`; targets are not read.
     batches: how many to read at most; all by default.
     Returns how many layers were set: those with running statistics that were called.
 
     Under torch.distributed each process measures its own data.
     Raises ValueError for data without a batch, and for a batch with one value per channel, which
-    has no variance; TypeError for what is no batch. Statistics are then as they were.
+    has no variance; TypeError for what is no batch. On an error statistics are as they were.
     """
     if not isinstance(model, nn.Module):
         raise bad_type(
             "recalibrate", "model", "a torch.nn.Module", type(model).__name__, "pass one"
         )
+    if batches is not None:
+        check_count("recalibrate", "batches", batches)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     found = {norm: _Moments() for norm in norms}
     if not norms:
         return 0
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    read = 0
+    taken = islice(stream("recalibrate", data, device), batches)
     with _by_batch(model, found), torch.no_grad():
-        for batch in _bar(data() if callable(data) else data, batches):
-            caller(model, _inputs(batch, device))()
-            read += 1
-    if not read:
-        way_out = "pass at least one batch; a generator can be read only once"
-        raise bad("recalibrate", "data", "batches", "none", way_out)
+        for batch in progress(taken, "recalibrate", batches or length(data)):
+            call(model, batch.inputs)
     called = {norm: moments for norm, moments in found.items() if moments.count > 1}
     for norm, moments in called.items():
         assert norm.running_mean is not None and norm.running_var is not None
@@ -86,11 +82,10 @@ def recalibrate(
 @contextmanager
 def _by_batch(model: nn.Module, found: Mapping[_BatchNorm, _Moments]) -> Iterator[None]:
     """Inside, norms use each batch's statistics and their inputs are taken in; all else is eval."""
-    modes = {module: module.training for module in model.modules()}
     kept = {norm: (norm.running_mean, norm.running_var) for norm in found}
     with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         try:
-            model.eval()
             for norm, moments in found.items():
                 # without running statistics a norm in eval mode takes the batch's
                 norm.running_mean = norm.running_var = None
@@ -100,8 +95,6 @@ def _by_batch(model: nn.Module, found: Mapping[_BatchNorm, _Moments]) -> Iterato
         finally:
             for norm, (mean, variance) in kept.items():
                 norm.running_mean, norm.running_var = mean, variance
-            for module, training in modes.items():
-                module.training = training
 
 
 def _taking(moments: _Moments) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -115,25 +108,3 @@ def _taking(moments: _Moments) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         moments.add(x)
 
     return take
-
-
-def _inputs(batch: Any, device: torch.device) -> Any:
-    """What the model is called with: of (inputs, target) the first; of a dict all."""
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and len(batch) in (1, 2) else batch
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(v.to(device) if isinstance(v, Tensor) else v for v in inputs)
-    expected, way_out = "batches of tensors, (inputs, target) or dicts", "see recalibrate's data"
-    raise bad_type("recalibrate", "data", expected, type(batch).__name__, way_out)
-
-
-def _bar(data: Iterable[Any], batches: int | None) -> Iterator[Any]:
-    """At most so many batches, counted on a bar where standard error is a terminal."""
-    quiet = not sys.stderr.isatty()
-    for read, batch in enumerate(track(data, "recalibrate", total=batches, disable=quiet)):
-        if read == batches:
-            return
-        yield batch

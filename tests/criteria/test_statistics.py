@@ -72,20 +72,6 @@ def test_every_criterion_leaves_no_trace_and_is_deterministic(name: str) -> None
         assert torch.equal(score, again[key]) and score.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore:prune. the global ranking")
-@pytest.mark.parametrize("name", CRITERIA)
-def test_every_criterion_prunes_by_name(name: str) -> None:
-    model, data, trajectory = trained()
-    given = trajectory if name in RECORDED else data
-    loss = class_score if name == "grad_cam" else F.cross_entropy
-    ignore = IGNORE.get(name, ())
-    for scope in ("global", "local"):
-        masks = sp.prune(
-            copy.deepcopy(model), 0.5, name, scope, "unstructured", ignore, given, loss
-        )
-        assert masks.sparsity() == pytest.approx(0.5, abs=0.02)
-
-
 @pytest.mark.parametrize("name", ["taylor", "wanda", "oracle", "obd", "taylor_activation"])
 def test_a_failure_half_way_leaves_no_trace(name: str) -> None:
     model, data, _ = unusual()
@@ -218,16 +204,6 @@ def test_a_criterion_of_the_user_with_needs() -> None:
     assert all(torch.equal(found[n], -expected[n]) for n in found)
     masks = sp.prune(net(), 0.5, mine, "local", data=HALVES, loss=half_square)
     assert masks.sparsity() == 0.5
-
-
-def test_a_progress_bar_only_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weight_scores(net(), "taylor", HALVES, half_square)
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    weight_scores(net(), "taylor", HALVES, half_square)
-    assert "measuring" in capsys.readouterr().err
 
 
 def test_second_derivatives_through_attention() -> None:

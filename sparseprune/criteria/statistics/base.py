@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from sparseprune.criteria.statistics.batches import Batch, Data, Loss, read
-from sparseprune.errors import bad, bad_type
+from sparseprune.criteria.statistics.batches import Batch, Data, Loss, stream
+from sparseprune.errors import bad
 
 Found: TypeAlias = dict[str, Tensor]
 """Weight name -> what was measured about it."""
@@ -62,32 +62,7 @@ class Run:
     def batches(self) -> Iterator[Batch]:
         """All batches, on the device of the weights; an error if there are none."""
         device = next(iter(self.layers.values())).weight.device
-        count = 0
-        for batch in self._iterable():
-            count += 1
-            yield read(self.operation, batch, device)
-        if not count:
-            way_out = "pass a list, a DataLoader or a callable: an iterator can be read only once"
-            raise bad(self.operation, "data", "at least one batch", "none", way_out)
-
-    def length(self) -> int | None:
-        """How many batches there are, if the data say so."""
-        try:
-            return len(self.data)  # type: ignore[arg-type]
-        except TypeError:  # also of a DataLoader over an IterableDataset
-            return None
-
-    def _iterable(self) -> Iterable[Any]:
-        expected = "an iterable of batches, or a callable that gives one"
-        given = self.data
-        way_out = "pass data=, e.g. a list of (inputs, target) or a DataLoader"
-        if given is None:
-            raise bad(self.operation, "data", expected, "None", way_out)
-        given = given() if callable(given) and not isinstance(given, Iterable) else given
-        if not isinstance(given, Iterable) or isinstance(given, (Tensor, Mapping, str)):
-            way_out = "wrap a single batch in a list: data=[batch]"
-            raise bad_type(self.operation, "data", expected, type(given).__name__, way_out)
-        return given
+        return stream(self.operation, self.data, device)
 
 
 @dataclass

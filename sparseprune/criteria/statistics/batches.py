@@ -50,6 +50,37 @@ class Batch:
             yield Batch(inputs, target)
 
 
+def stream(operation: str, data: Data | None, device: torch.device) -> Iterator[Batch]:
+    """All batches, on `device`; an error if there are none, or `data` is nothing that gives any."""
+    count = 0
+    for batch in _iterable(operation, data):
+        count += 1
+        yield read(operation, batch, device)
+    if not count:
+        way_out = "pass a list, a DataLoader or a callable: an iterator can be read only once"
+        raise bad(operation, "data", "at least one batch", "none", way_out)
+
+
+def length(data: Data | None) -> int | None:
+    """How many batches there are, if the data say so."""
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:  # also of a DataLoader over an IterableDataset
+        return None
+
+
+def _iterable(operation: str, data: Data | None) -> Iterable[Any]:
+    expected = "an iterable of batches, or a callable that gives one"
+    way_out = "pass data=, e.g. a list of (inputs, target) or a DataLoader"
+    if data is None:
+        raise bad(operation, "data", expected, "None", way_out)
+    given = data() if callable(data) and not isinstance(data, Iterable) else data
+    if not isinstance(given, Iterable) or isinstance(given, (Tensor, Mapping, str)):
+        way_out = "wrap a single batch in a list: data=[batch]"
+        raise bad_type(operation, "data", expected, type(given).__name__, way_out)
+    return given
+
+
 def read(operation: str, batch: Any, device: torch.device) -> Batch:
     """`batch` as a Batch on `device`; TypeError for what is none, ValueError if it is empty."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune.criteria.progress import progress
 from sparseprune.criteria.statistics.base import Found, Layer, Observer, Run, Statistic, Step, Units
-from sparseprune.criteria.statistics.batches import Batch, call, loss_of
+from sparseprune.criteria.statistics.batches import Batch, call, length, loss_of
 from sparseprune.criteria.statistics.following import Follower, first_tensor
 from sparseprune.criteria.statistics.quiet import twice_differentiable, undisturbed
 from sparseprune.criteria.statistics.ranks import rows_of_ranks, sum_over_ranks, together
 from sparseprune.errors import bad
+from sparseprune.progress import progress
 
 
 def collect(run: Run, factories: Iterable[Callable[[], Statistic]]) -> dict[str, Found]:
@@ -67,7 +67,7 @@ def _observe(run: Run, observers: Sequence[Observer]) -> None:
     graph = any(observer.uses_graph for observer in observers)
     gradients = torch.enable_grad() if backward else torch.no_grad()
     with gradients, twice_differentiable() if graph else nullcontext():
-        for batch in progress(run.batches(), f"{run.operation}: measuring", run.length()):
+        for batch in progress(run.batches(), f"{run.operation}: measuring", length(run.data)):
             single = any(observer.each_sample for observer in observers)
             for part in batch.split() if single else [batch]:
                 step = _forward(run, part, observers)

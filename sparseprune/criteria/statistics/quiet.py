@@ -11,10 +11,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile and DistributedDataParallel, whose hooks expect training."""
-    model = getattr(model, "_orig_mod", model)
-    return bare(model.module) if isinstance(model, DistributedDataParallel) else model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DistributedDataParallel and DataParallel."""
+    wrappers = (DistributedDataParallel, nn.DataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, each module's own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
@@ -25,7 +39,6 @@ def undisturbed(model: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[N
     random state on the CPU and on the GPUs of the model, gradient and inference mode, fast paths.
     `.grad` is not touched: gradients come from torch.autograd.grad.
     """
-    modes = {module: module.training for module in model.modules()}
     frozen = [weight for weight in weights if not weight.requires_grad]
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
@@ -35,16 +48,14 @@ def undisturbed(model: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[N
         stack.enter_context(torch.inference_mode(False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)  # it runs past the modules and their hooks
+        stack.enter_context(evaluating(model))
         try:
-            model.eval()
             for weight in frozen:
                 weight.requires_grad_(True)
             yield
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
-            for module, training in modes.items():
-                module.training = training
             with torch.no_grad():
                 for buffer, before in buffers.items():
                     if not torch.equal(buffer, before):
