@@ -7,27 +7,37 @@ print(fast.report)
 
 from __future__ import annotations
 
-from sparseprune import nn, ops
+from sparseprune import criteria, nn, ops, schedules
+from sparseprune.budgets import Budgeted, Sensitivity, prune_to, sensitivity
 from sparseprune.convert import convert
 from sparseprune.info import info
 from sparseprune.io import load, save
 from sparseprune.masks import Masks
 from sparseprune.profile import Profile, profile
 from sparseprune.prune import prune
+from sparseprune.pruning import Pruner, recalibrate
 from sparseprune.report import Report
 from sparseprune.version import __version__
 
 __all__ = [
+    "Budgeted",
     "Masks",
     "Profile",
+    "Pruner",
     "Report",
+    "Sensitivity",
     "__version__",
     "convert",
+    "criteria",
     "info",
     "load",
     "nn",
     "ops",
     "profile",
     "prune",
+    "prune_to",
+    "recalibrate",
     "save",
+    "schedules",
+    "sensitivity",
 ]

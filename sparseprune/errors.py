@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 from numbers import Real
 
@@ -40,3 +42,20 @@ def check_sparsity(operation: str, argument: str, value: object) -> float:
     if not 0 <= share < 1:  # false for NaN as well
         raise bad(operation, argument, expected, value, way_out)
     return share
+
+
+def check_count(operation: str, argument: str, value: object, least: int = 1) -> None:
+    """An error unless `value` is a whole number of at least `least`."""
+    expected = f"a whole number of at least {least}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise bad_type(operation, argument, expected, repr(value), "pass an int")
+    if value < least:
+        raise bad(operation, argument, expected, value, "pass a larger one")
+
+
+def warn(message: str) -> None:
+    """A UserWarning that points at the first line of the caller's code outside this package."""
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("sparseprune."):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, stacklevel=depth)

@@ -107,7 +107,8 @@ class Masks(Mapping[str, Tensor]):
         """The masks of the exact zeros of every prunable weight (see `prunable_weights`).
 
         Weights pruned by `torch.nn.utils.prune` are read from `weight_orig` and `weight_mask`,
-        and named as they will be after `prune.remove`.
+        and named as they will be after `prune.remove`. What Torch-Pruning leaves is a smaller dense
+        network: its masks keep everything, there is nothing left to mask.
         """
         masks: dict[str, Tensor] = {}
         for name, module in prunable_modules(model, ignore, "Masks.from_model").items():
@@ -132,6 +133,7 @@ class Masks(Mapping[str, Tensor]):
         state of the weight's shape: momentum would revive them) and after `load_state_dict`.
         Returns self, so that `with masks.attach(model, optimizer):` detaches at the end.
         A copy or pickle of the model is not attached. A frozen weight need not be in `optimizer`.
+        A model sharded by FSDP2 (`fully_shard`) after it was pruned is understood.
         """
         if self._handles:
             raise bad("attach", "masks", "attached once", "a second call", "call detach() first")
@@ -186,7 +188,7 @@ class Masks(Mapping[str, Tensor]):
         """Zeroes the masked entries, also in the optimizer's state. Never multiplies: no -0.0."""
         for name, parameter in parameters.items():
             self._masks[name] = self._masks[name].to(parameter.device)
-            dropped = ~self._masks[name]
+            dropped = _sharded(~self._masks[name], parameter)
             parameter.masked_fill_(dropped, 0)
             # get(), as the state is a defaultdict and an empty entry would change the next step
             state = optimizer.state.get(parameter, {}) if optimizer else {}
@@ -219,6 +221,16 @@ class Masks(Mapping[str, Tensor]):
             raise bad(
                 "Masks.load", f"file {os.fspath(path)!r}", "whole, by Masks.save", got, way_out
             ) from error
+
+
+def _sharded(mask: Tensor, parameter: Tensor) -> Tensor:
+    """The mask as FSDP2 shards its parameter, without communication; else as it is."""
+    if not hasattr(parameter, "full_tensor"):
+        return mask
+    from torch.distributed.tensor import distribute_tensor  # a second to import
+
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+    return distribute_tensor(mask, mesh, placements, src_data_rank=None)
 
 
 class _AfterLoad:

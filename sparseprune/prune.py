@@ -2,148 +2,147 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from sparseprune import criteria, patterns
 from sparseprune.criteria import Criterion
-from sparseprune.errors import bad, bad_type, check_sparsity, suggest
+from sparseprune.criteria.statistics import Data, Loss
+from sparseprune.errors import bad, check_sparsity, suggest
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
-from sparseprune.selection import PRUNABLE, Ignore, aliases, paths, prunable_weights
+from sparseprune.ranked import SCOPES, Ranked
+from sparseprune.selection import (
+    PRUNABLE,
+    Ignore,
+    aliases,
+    convolution_groups,
+    paths,
+    prunable_weights,
+)
 
-SCOPES = ("global", "local")
+Sparsity: TypeAlias = float | Mapping[str, float]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def prune(
     model: nn.Module,
-    sparsity: float | Mapping[str, float],
+    sparsity: Sparsity,
     criterion: str | Criterion = "magnitude",
     scope: str = "global",
     pattern: str | Pattern = "unstructured",
     ignore: Ignore = (),
-    data: Iterable[Any] | None = None,
-    loss: Callable[..., Tensor] | None = None,
+    data: Data | None = None,
+    loss: Loss | None = None,
 ) -> Masks:
     """Sets the least important weights of `model` to exact zero, in place; returns the masks.
 
     sparsity: share of weights to remove, in [0, 1); or {parameter or module name: share}, which
         prunes each named layer by itself and leaves all others alone (the longest name wins).
     criterion: a name of `criteria.CRITERIA`, or a callable (weight) -> score of the same shape,
-        higher = keep.
+        higher = keep (see `criteria.Criterion`). "obs", "lobs" and "sparsegpt" also change the
+        survivors, to make good for what is gone.
     scope: "global" ranks all weights together, and never empties a layer (see
         `Unstructured.masks`); "local" removes the same share of each.
-    pattern: a name of `patterns.PATTERNS`, or a `Pattern`.
+    pattern: a name of `patterns.PATTERNS` ("unstructured", "filter", "channel", "kernel", "row"),
+        "n:m" (n of every m kept, e.g. "2:4", whose sparsity is 1 - n/m), "v:n:m", "block(r,c)",
+        or a `Pattern`.
     ignore: module or parameter names, "re:pattern", or module types to leave alone.
-    data, loss: batches and loss for criteria that measure; the others do not read them.
+    data: for criteria that measure: an iterable of batches, a DataLoader, or a callable that gives
+        one. A batch is a tensor, a tuple (inputs, target) or a dict of keywords; it is moved to
+        the model's device. For "movement" and "insensitive" a `criteria.Trajectory`.
+    loss: for criteria that ask for one: a callable (output, target) -> scalar, or (output, batch)
+        for batches without a target. Left out, the output's own `.loss`.
+
+    The model is measured in eval mode and left as it was. Under torch.distributed what is measured
+    is summed over all ranks, so that their masks are the same.
 
     A weight that is zero already goes first, so pruning again to a higher sparsity extends the
     earlier masks. Everything is checked before anything changes: on an error the model is as it
     was. Raises ValueError or TypeError naming the argument, what it must be and the way out.
     """
-    rule, legal = criteria.resolve(criterion), patterns.resolve(pattern)
+    shares, weights = targets(model, sparsity, ignore)
+    ranked = rank(model, weights, criterion, scope, pattern, data, loss)
+    return ranked.prune_(model, shares if isinstance(sparsity, Mapping) else float(sparsity))
+
+
+def rank(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    criterion: str | Criterion,
+    scope: str,
+    pattern: str | Pattern,
+    data: Data | None = None,
+    loss: Loss | None = None,
+    operation: str = "prune",
+) -> Ranked:
+    """Scores these weights of the model (see `targets`); arguments otherwise as for `prune`."""
+    rule = criteria.resolve(criterion, operation)
+    legal = patterns.resolve(pattern, operation)
     if scope not in SCOPES:
-        raise bad("prune", "scope", "'global' or 'local'", repr(scope), suggest(scope, SCOPES))
-    weights = _some_weights(model, ignore)
-    shares = _shares(sparsity, weights, aliases(model))
-    weights = {name: weights[name] for name in shares}
+        raise bad(operation, "scope", "'global' or 'local'", repr(scope), suggest(scope, SCOPES))
     for name, weight in weights.items():
-        _check_weight(name, weight)
-    with torch.no_grad():
-        scores = _scores(weights, rule)
-        if scope == "global" and not isinstance(sparsity, Mapping):
-            masks = Masks(legal.masks(scores, float(sparsity)))
-        else:
-            masks = Masks({name: legal.mask(scores[name], part) for name, part in shares.items()})
-    emptied = [name for name, mask in masks.items() if mask.numel() and not mask.any()]
-    if emptied:
-        warnings.warn(f"prune: no weight is left in {', '.join(emptied)}", stacklevel=2)
-    masks.apply_(model)
-    return masks
+        _check_weight(operation, name, weight)
+    scored = criteria.score(model, weights, rule, data, loss, operation)
+    return Ranked(scored, convolution_groups(model), legal, scope)
 
 
-def _some_weights(model: nn.Module, ignore: Ignore) -> dict[str, nn.Parameter]:
-    """The model's prunable weights, at least one."""
-    weights = prunable_weights(model, ignore)
+def targets(
+    model: nn.Module, sparsity: Sparsity, ignore: Ignore = (), operation: str = "prune"
+) -> tuple[dict[str, float], dict[str, nn.Parameter]]:
+    """Name -> sparsity, and name -> weight, of the weights that `prune` would touch: at least one.
+
+    Raises ValueError or TypeError for a sparsity, a name or a model that does not fit.
+    """
+    weights = prunable_weights(model, ignore, operation)
     if not weights:
         kinds = ", ".join(kind.__name__ for kind in PRUNABLE)
         got = f"nothing to prune in {type(model).__name__} (ignore={ignore!r})"
         way_out = "pass such a model, or fewer names in ignore"
-        raise bad("prune", "model", f"one with weights in {kinds}", got, way_out)
-    return weights
+        raise bad(operation, "model", f"one with weights in {kinds}", got, way_out)
+    shares = _shares(operation, sparsity, weights, aliases(model))
+    return shares, {name: weights[name] for name in shares}
 
 
-def _check_weight(name: str, weight: Tensor) -> None:
+def _check_weight(operation: str, name: str, weight: Tensor) -> None:
     """An error if the weight has no values, or none that can be ranked."""
     what, way_out = f"weight {name!r}", "convert the model first, or add the name to ignore"
     if weight.is_meta:
         way_out = "load its values first, e.g. with model.to_empty and load_state_dict"
-        raise bad("prune", what, "a tensor with values", "a meta tensor", way_out)
+        raise bad(operation, what, "a tensor with values", "a meta tensor", way_out)
     if weight.dtype not in DTYPES or weight.layout != torch.strided:
         got = f"{weight.dtype}, {weight.layout}"
-        raise bad("prune", what, "dense float32, float64, float16 or bfloat16", got, way_out)
+        raise bad(operation, what, "dense float32, float64, float16 or bfloat16", got, way_out)
     # one pass and no copy; min and max are NaN as soon as one entry is
     if weight.numel() and not torch.stack(weight.detach().aminmax()).isfinite().all():
         wrong = int((~weight.detach().isfinite()).sum())
         way_out = "repair the checkpoint, or add the name to ignore"
-        raise bad("prune", what, "finite", f"{wrong} NaN or infinite values", way_out)
+        raise bad(operation, what, "finite", f"{wrong} NaN or infinite values", way_out)
 
 
 def _shares(
-    sparsity: float | Mapping[str, float],
+    operation: str,
+    sparsity: Sparsity,
     weights: Mapping[str, Tensor],
     same: Mapping[str, list[str]],
 ) -> dict[str, float]:
     """Weight name -> its sparsity, in the order of `weights`; of a dict, only what it names."""
     if not isinstance(sparsity, Mapping):
-        return dict.fromkeys(weights, check_sparsity("prune", "sparsity", sparsity))
-    given = {key: check_sparsity("prune", f"sparsity[{key!r}]", s) for key, s in sparsity.items()}
+        return dict.fromkeys(weights, check_sparsity(operation, "sparsity", sparsity))
+    given = {key: check_sparsity(operation, f"sparsity[{key!r}]", s) for key, s in sparsity.items()}
     reach = {name: {p for alias in same[name] for p in paths(alias)} for name in weights}
     for key in given:
         if not any(key in around for around in reach.values()):
             known = [p for name in weights for p in (name, name.removesuffix(".weight"))]
             expected = "keyed by names of weights to prune"
-            raise bad("prune", "sparsity", expected, repr(key), suggest(key, known))
+            raise bad(operation, "sparsity", expected, repr(key), suggest(key, known))
     if not given:
         way_out = "pass {name: share} with at least one name"
-        raise bad("prune", "sparsity", "a number or a dict with entries", "an empty dict", way_out)
+        raise bad(
+            operation, "sparsity", "a number or a dict with entries", "an empty dict", way_out
+        )
     named = {name: [key for key in given if key in around] for name, around in reach.items()}
     return {name: given[max(keys, key=len)] for name, keys in named.items() if keys}
-
-
-def _scores(weights: Mapping[str, Tensor], rule: Criterion) -> dict[str, Tensor]:
-    """One checked score per weight; a weight that is zero already gets the lowest of all."""
-    scores = {name: _score(name, weight, rule) for name, weight in weights.items()}
-    bottom = min([0.0, *(float(score.min()) for score in scores.values() if score.numel())])
-    for name, weight in weights.items():
-        score = scores[name]
-        overrated = (weight == 0).to(score.device) & (score > bottom)
-        if overrated.any():  # never under magnitude: spares it a copy
-            scores[name] = score.masked_fill(overrated, bottom)
-    return scores
-
-
-def _score(name: str, weight: Tensor, rule: Criterion) -> Tensor:
-    """The criterion's verdict on one weight, or an error if it is no usable score."""
-    known = rule in criteria.CRITERIA.values()
-    # A foreign callable may write into its argument: it gets a copy.
-    score = rule(weight.detach() if known else weight.detach().clone())
-    what, way_out = f"criterion's score of {name!r}", "return one real number per weight, no NaN"
-    if not isinstance(score, Tensor):
-        raise bad_type("prune", what, "a tensor", type(score).__name__, way_out)
-    if score.shape != weight.shape:
-        expected = f"of the weight's shape {tuple(weight.shape)}"
-        raise bad("prune", what, expected, tuple(score.shape), way_out)
-    if score.is_complex() or score.dtype == torch.bool:
-        raise bad("prune", what, "real", score.dtype, way_out)
-    score = score.detach()
-    if not score.is_floating_point():
-        score = score.double()  # whole numbers below 2^53 stay exact
-    if score.numel() and score.min().isnan():
-        raise bad("prune", what, "free of NaN", f"{int(score.isnan().sum())} NaN", way_out)
-    return score

@@ -64,6 +64,15 @@ def aliases(model: nn.Module) -> dict[str, list[str]]:
     return {name: names for names in groups.values() for name in names}
 
 
+def convolution_groups(model: nn.Module) -> dict[str, int]:
+    """Weight name -> groups of its convolution, where there are several."""
+    return {
+        f"{path}.weight".lstrip("."): module.groups
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups > 1
+    }
+
+
 def paths(name: str) -> list[str]:
     """A parameter name and all modules around it: "a.b.weight" -> "", "a", "a.b", "a.b.weight"."""
     parts = name.split(".")
@@ -114,6 +123,10 @@ def plain_weight(name: str, module: nn.Module, operation: str) -> nn.Parameter:
         raise bad(
             operation, f"weight {name!r}", "a plain parameter", f"one made by {kind}", way_out
         )
+    if hasattr(weight, "full_tensor"):  # a DTensor, told by what it can do: spares an import
+        way_out = "prune before fully_shard; Masks.attach keeps the zeros of a sharded model"
+        got = "one sharded over processes"
+        raise bad(operation, f"weight {name!r}", "whole in every process", got, way_out)
     if is_lazy(weight):
         way_out = "run the model once on an example input first"
         raise bad(operation, f"weight {name!r}", "created", "a lazy parameter", way_out)

@@ -187,7 +187,7 @@ BAD = {
     "dict of norm": ({"sparsity": {"1": 0.5}}, "keyed by names of weights to prune, got '1'"),
     "dict ignored": ({"sparsity": {"3": 0.5}, "ignore": ["3"]}, "got '3'; known: 0.weight"),
     "empty dict": ({"sparsity": {}}, "got an empty dict"),
-    "criterion": ({"criterion": "magnitud"}, "got 'magnitud'; did you mean 'magnitude'?"),
+    "criterion": ({"criterion": "magnitud"}, "got 'magnitud'; did you mean 'magnitude'"),
     "criterion type": ({"criterion": 3}, "criterion must be a known name or a callable"),
     "scope": ({"scope": "globl"}, "got 'globl'; did you mean 'global'"),
     "pattern": ({"pattern": "unstructred"}, "got 'unstructred'; did you mean 'unstructured'?"),

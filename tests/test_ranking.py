@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prune_models import DTYPES, kept, small, unequal
 
-from sparseprune.patterns import Unstructured
-from sparseprune.patterns import unstructured as unstructured_module
-from sparseprune.patterns.unstructured import lowest
+from sparseprune.patterns import Unstructured, ranking
+from sparseprune.patterns.ranking import lowest
 from sparseprune.prune import prune
 
 
@@ -51,7 +50,7 @@ def test_lowest_is_the_stable_sort(data: st.DataObject) -> None:
 def test_lowest_streams_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = [torch.randn(7, 11).round(decimals=1), torch.randn(50), torch.randn(3, 4).double()]
     whole = lowest(scores, 70)
-    monkeypatch.setattr(unstructured_module, "CHUNK", 8)
+    monkeypatch.setattr(ranking, "CHUNK", 8)
     assert all(map(torch.equal, lowest(scores, 70), whole))
     assert all(map(torch.equal, whole, reference(scores, 70)))
 

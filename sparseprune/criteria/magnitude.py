@@ -1,13 +1,11 @@
-"""Magnitude: the weight's absolute value."""
+"""Magnitude: the weight's absolute value, or its square."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sparseprune.criteria import Stats
+from sparseprune.criteria.interface import Stats
 
 
 def magnitude(weight: Tensor, stats: Stats | None = None) -> Tensor:
@@ -16,3 +14,13 @@ def magnitude(weight: Tensor, stats: Stats | None = None) -> Tensor:
     weight: any shape, real dtype; the score has the same shape and dtype. `stats` is not read.
     """
     return weight.abs()
+
+
+def magnitude_l2(weight: Tensor, stats: Stats | None = None) -> Tensor:
+    """w^2. Higher is kept.
+
+    Ranks single weights as `magnitude` does; a pattern that pools a group of weights (filter,
+    channel, block) then ranks groups by their L2 norm instead of L1.
+    weight: any shape, real dtype; the score has the same shape, at least float32.
+    """
+    return weight.to(torch.promote_types(weight.dtype, torch.float32)).square()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparseprune.errors import bad, bad_type, check_sparsity
+from sparseprune.schedules.curves import geometric
 
 
 def iterative(final: float, rounds: int, initial: float = 0.0) -> list[float]:
@@ -23,5 +24,4 @@ def iterative(final: float, rounds: int, initial: float = 0.0) -> list[float]:
         raise bad(
             "iterative", "initial", f"at most final, {end}", start, "removed weights stay out"
         )
-    shrink = (1 - end) / (1 - start)
-    return [1 - (1 - start) * shrink ** (k / rounds) for k in range(1, rounds)] + [end]
+    return [geometric(k / rounds, end, start) for k in range(1, rounds + 1)]
