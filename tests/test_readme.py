@@ -23,17 +23,18 @@ def test_table_is_the_committed_csv() -> None:
     assert shown.group(1) == made.strip()
 
 
-def test_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example is not None
+def test_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert, prune = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     before = Path.cwd()
     os.chdir(tmp_path)
     try:
-        exec(example.group(1), {})
+        exec(convert, {})
+        assert (tmp_path / "fast.safetensors").exists()
+        assert "tensor(" in capsys.readouterr().out
+        exec(prune, {})
+        assert re.match(r"30,\d+ MACs of 303,104 \(10\.0%\)", capsys.readouterr().out)
     finally:
         os.chdir(before)
-    assert (tmp_path / "fast.safetensors").exists()
-    assert "tensor(" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))

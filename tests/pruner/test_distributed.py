@@ -27,9 +27,15 @@ def noisy(weight: torch.Tensor) -> torch.Tensor:
     return torch.rand(weight.shape, generator=torch.Generator().manual_seed(dist.get_rank()))
 
 
+def own_data() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of this process alone: their sums decide."""
+    return [batch(200 + dist.get_rank()), batch(300 + dist.get_rank())]
+
+
 RULES: dict[str, dict[str, Any]] = {
     "gradual": {"schedule": Schedule(0, 12, 3)},
     "noisy": {"schedule": Schedule(0, 12, 3), "criterion": noisy, "pattern": "filter"},
+    "measured": {"schedule": Schedule(0, 12, 3), "criterion": "sparsegpt", "data": own_data},
     "rigl": {"regrowth": rigl(20, 3)},
     "set": {"regrowth": set_evolution(20, 3)},
 }

@@ -232,7 +232,7 @@ MISUSES: list[tuple[Callable[..., object], str]] = [
     (lambda m, o: Pruner(0.5).finalize(), "Pruner.finalize: the pruner must be prepared"),
     (lambda m, o: Pruner(0.5).load_state_dict({}), "Pruner.load_state_dict: the pruner must be"),
     (misuse_twice, "Pruner.prepare: the pruner must be prepared once"),
-    (lambda m, o: Pruner(1.5).prepare(m, o), r"prune: sparsity must be a number in \[0, 1\)"),
+    (lambda m, o: Pruner(1.5).prepare(m, o), r"Pruner.prepare: sparsity must be a number in \[0"),
     (lambda m, o: Pruner(0.5, criterion="q").prepare(m, o), "criterion must be a known name"),
     (lambda m, o: Pruner(0.5, pattern="q"), "Pruner: pattern must be a known name"),
     (lambda m, o: Pruner(0.5, ignore=["q"]).prepare(m, o), "ignore must be names that the model"),
