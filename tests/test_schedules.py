@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseprune.schedules import cosine, cubic, iterative, linear
@@ -28,6 +28,7 @@ def test_values_by_hand(curve: Curve, quarter: float, half: float) -> None:
 
 
 @pytest.mark.parametrize("curve", CURVES)
+@settings(deadline=None)
 @given(final=shares, initial=shares)
 def test_both_ends_are_exact_and_held(curve: Curve, final: float, initial: float) -> None:
     assert curve(0, final, initial) == curve(-1, final, initial) == initial
@@ -35,6 +36,7 @@ def test_both_ends_are_exact_and_held(curve: Curve, final: float, initial: float
 
 
 @pytest.mark.parametrize("curve", CURVES)
+@settings(deadline=None)
 @given(final=shares, a=st.floats(0, 1), b=st.floats(0, 1))
 def test_curves_never_go_back(curve: Curve, final: float, a: float, b: float) -> None:
     low, high = sorted((a, b))
@@ -61,6 +63,7 @@ def test_iterative_by_hand() -> None:
     assert iterative(0.5, 2, initial=0.5) == [0.5, 0.5]
 
 
+@settings(deadline=None)
 @given(final=shares, initial=shares, rounds=st.integers(1, 30))
 def test_iterative_shrinks_survivors_by_one_factor(
     final: float, initial: float, rounds: int
