@@ -4,8 +4,7 @@
 
 namespace sparseprune {
 
-constexpr int64_t kGatherTokens = 4;  // up to here gathering x beats making a panel
-constexpr int64_t kDotTokens = 12;    // the same for a dense weight, which four tokens share
+constexpr int64_t kDotTokens = 12;  // kGatherTokens for a dense weight, which four tokens share
 
 // Lays out every value of tokens in the form that its step makes or, where that is free, its first
 // reader wants. Returns the steps with a turn, which makes a new value, wherever a step reads the

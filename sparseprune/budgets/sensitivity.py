@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from sparseprune.criteria import Criterion
 from sparseprune.criteria.statistics import Data, Loss
-from sparseprune.criteria.statistics.quiet import evaluating
 from sparseprune.errors import bad, bad_type, check_sparsity
 from sparseprune.files import replacing, write_atomically
+from sparseprune.modes import evaluating
 from sparseprune.patterns import Pattern
 from sparseprune.progress import progress
 from sparseprune.prune import rank, targets

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypedDict
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sparseprune.autotune import caller, compare_ms
 from sparseprune.errors import bad, bad_type
+from sparseprune.modes import evaluating
 from sparseprune.profile.costs import LayerProfile, Profile
 from sparseprune.profile.counting import LAYERS, Count, Counter
 from sparseprune.profile.inventory import Stored, stored_tensors
@@ -52,7 +53,7 @@ def profile(
         raise bad("profile", "latency", "False for a model on the meta device", latency, way_out)
     run = caller(model, example_inputs)
     counter = Counter(model)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         with counter.watching():
             run()
         tensors = stored_tensors(model)
@@ -63,18 +64,6 @@ def profile(
     if on_meta:
         result.notes.append("on the meta device every weight counts as nonzero")
     return result
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _sum_up(counts: list[Count], tensors: list[Stored]) -> Profile:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparseprune.criteria.statistics.batches import Data, call, length, stream
-from sparseprune.criteria.statistics.quiet import evaluating
 from sparseprune.errors import bad, bad_type, check_count
+from sparseprune.modes import evaluating
 from sparseprune.progress import progress
 
 

@@ -5,7 +5,6 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kGatherTokens = 4;        // up to here gathering x beats making a panel
 constexpr int64_t kSerialGather = 1 << 13;  // the same where each of them is a gather
 constexpr int64_t kSerialWork = 1 << 16;    // multiply-adds below which one thread is faster
 

@@ -9,6 +9,8 @@
 
 namespace sparseprune {
 
+constexpr int64_t kGatherTokens = 4;  // up to here gathering x beats making a panel
+
 // y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], both dense.
 void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* bias, float* y,
                 const Threads& threads, Clamp clamp = {});
