@@ -8,21 +8,29 @@
 namespace sparseprune {
 namespace {
 
+// The plane with rows joined that have nothing between them: fewer and longer ones.
+Planes joined(Planes p) {
+  if (p.row == p.width) p.width *= p.height, p.height = 1, p.row = p.slice;
+  if (p.height == 1 && p.slice == p.width) p.width *= p.depth, p.depth = 1;
+  return p;
+}
+
 // Rows of one plane to consecutive floats.
 void copy_rows(const float* from, const Planes& p, float* to) {
   for (int64_t z = 0; z < p.depth; ++z)
     for (int64_t y = 0; y < p.height; ++y, to += p.width)
       std::copy_n(from + z * p.slice + y * p.row, p.width, to);
 }
-// Row r of a plane, all its slices counted, with the zeros behind it and before the first.
-void spread_row(const float* from, const Planes& p, int64_t r, float* to) {
-  const int64_t at = r / p.height * p.slice + r % p.height * p.row, next = r + 1;
-  const int64_t end = next == p.depth * p.height
-                          ? p.plane - p.lead
-                          : next / p.height * p.slice + next % p.height * p.row;
-  if (r == 0) std::fill_n(to - p.lead, p.lead, 0.f);
-  std::copy_n(from, p.width, to + at);
-  std::fill(to + at + p.width, to + end, 0.f);
+
+// Calls body(plane, begin, end) for the rows of part i of `parts` of all rows of all planes.
+template <typename Body>
+void part_of_rows(int64_t i, int64_t parts, int64_t planes, int64_t rows, const Body& body) {
+  const int64_t end = (i + 1) * planes * rows / parts;
+  for (int64_t at = i * planes * rows / parts; at < end;) {
+    const int64_t plane = at / rows, stop = std::min(end, (plane + 1) * rows);
+    body(plane, at - plane * rows, stop - plane * rows);
+    at = stop;
+  }
 }
 
 // Tokens of tile i of a value.
@@ -30,7 +38,8 @@ int64_t tokens_of(const Value& v, int64_t tile) {
   return std::min(v.planes.width, v.shape.images - tile * v.planes.width);
 }
 
-constexpr int64_t kColumns = 128;  // transposed by one task
+constexpr int64_t kColumns = 128;   // transposed by one task
+constexpr int64_t kManyPlanes = 4;  // per thread: enough to share out whole ones
 
 int64_t column_blocks(const Value& v) { return (v.planes.channels + kColumns - 1) / kColumns; }
 
@@ -68,12 +77,13 @@ void Builder::input(const Step& s) {
                   rows_to_tiles(call.inputs[from], p.channels, v, i, plan->at(call, out));
                 });
   // Rows, because images of few channels are as large as any.
-  const int64_t height = p.depth * p.height, rows = p.images * p.channels * height;
-  const int64_t n = parts(rows);
+  const int64_t planes = p.images * p.channels, size = p.depth * p.height * p.width;
+  const Planes to = planes >= kManyPlanes * threads_ ? joined(p) : p;
+  const int64_t rows = to.depth * to.height, n = parts(planes * rows);
   work(n, {}, s.out, [=, out = s.out](const Call& call, int64_t i) {
-    part(i, n, rows, [&](int64_t row) {
-      spread_row(call.inputs[from] + row * p.width, p, row % height,
-                 plan->at(call, out) + row / height * p.plane + p.lead);
+    part_of_rows(i, n, planes, rows, [&](int64_t plane, int64_t begin, int64_t end) {
+      plane_kernels().spread(call.inputs[from] + plane * size, to, begin, end,
+                             plan->at(call, out) + plane * p.plane + p.lead);
     });
   });
 }
@@ -91,11 +101,13 @@ void Builder::output(const Step& s) {
     return work(p.images * column_blocks(v), {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
       tiles_to_rows(plan->at(call, x), v, i, call.outputs[to], p.channels);
     });
-  const int64_t planes = p.images * p.channels, n = parts(planes);
-  const int64_t size = p.depth * p.height * p.width;
+  const int64_t planes = p.images * p.channels, size = p.depth * p.height * p.width;
+  const Planes rows = joined(p);
+  const int64_t n = parts(planes);
   work(n, {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
     part(i, n, planes, [&](int64_t plane) {
-      copy_rows(plan->at(call, x) + plane * p.plane + p.lead, p, call.outputs[to] + plane * size);
+      copy_rows(plan->at(call, x) + plane * p.plane + p.lead, rows,
+                call.outputs[to] + plane * size);
     });
   });
 }

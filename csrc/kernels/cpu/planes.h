@@ -88,6 +88,11 @@ struct PlaneKernels {
   // panel is aligned, source + offset need not be.
   void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
                        int64_t lanes);
+
+  // Rows [begin, end) of one plane, all its slices counted, from x, where rows follow each other;
+  // `out` is element 0 of the plane. The zeros behind the rows are written, and with the first row
+  // the lead, with the last one the tail.
+  void (*spread)(const float* x, const Planes& to, int64_t begin, int64_t end, float* out);
 };
 
 }  // namespace sparseprune

@@ -76,10 +76,12 @@ inline Vec shifted_in(Vec v, Vec before) {
 #include "kernels/cpu/planes_body.inc"
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
+#include "kernels/cpu/planes_rows.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, split, pool, mean, scale, pack_streams};
+const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,
+                                  mean,   scale,     pack_streams, spread};
 }  // namespace sparseprune
