@@ -11,13 +11,19 @@ namespace sparseprune {
 namespace {
 
 constexpr int64_t kTasks = 4;  // per thread, where a work can be cut at will
+constexpr int64_t kFewTaps = 9;
 
 bool plain(const Window& w) {  // taps at fixed flat distances, as values lie
   return w.stride[0] * w.stride[1] * w.stride[2] == 1 && w.mode == PadMode::kZeros;
 }
 
-bool by_rows2(const Step& s) {  // a depthwise that strides over the elements of a row itself
-  return s.word == Word::kDepthwise && s.window.stride[2] == 2 && s.window.mode == PadMode::kZeros;
+// Whether a step strides over the elements of its input itself. For more taps than that, a csr step
+// is better off with phases, for each tap is packed.
+bool strides(const Step& s) {
+  const Window& w = s.window;
+  if (plain(w) || w.mode != PadMode::kZeros) return false;
+  if (s.word == Word::kDepthwise) return w.stride[2] == 2;
+  return w.stride[2] <= 2 && w.taps() <= kFewTaps;
 }
 
 }  // namespace
@@ -84,7 +90,7 @@ void Builder::constrain_window(size_t step) {
   const Window& w = s.window;
   Taps& taps = taps_[step];
   taps.source = s.x;
-  if (plain(w) || by_rows2(s)) {
+  if (plain(w) || strides(s)) {
     layout_.padding(s.x, std::max(w.before[2], w.after[2]), std::max(w.before[1], w.after[1]));
     if (plain(w)) layout_.same_pitch(s.x, s.out);
     return;
@@ -135,10 +141,10 @@ void Builder::spread(size_t step) {
   const Planes& y = value(s.out).planes;
   const auto [low, high] = std::minmax_element(taps.flat.begin(), taps.flat.end());
   int64_t end = y.lanes();
-  if (by_rows2(s)) {
+  if (strides(s)) {
     const Planes& x = value(s.x).planes;
     end = (y.depth - 1) * s.window.stride[0] * x.slice +
-          (y.height - 1) * s.window.stride[1] * x.row + (y.width - 1) * 2 + 1;
+          (y.height - 1) * s.window.stride[1] * x.row + (y.width - 1) * s.window.stride[2] + 1;
   }
   reach(value(taps.source), std::max<int64_t>(-*low, 0), std::max<int64_t>(end + *high, 0));
 }

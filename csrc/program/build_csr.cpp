@@ -8,6 +8,8 @@
 namespace sparseprune {
 namespace {
 
+constexpr int64_t kBehind = 16;  // floats that pack_runs may write behind a panel
+
 // The tensors of a csr step in the order of steps.py.
 enum { kValues, kColumns, kCounts, kStarts, kBias };
 
@@ -36,10 +38,27 @@ const float* bias(const Step& s, const std::vector<Weight>& weights) {
   return s.has_bias ? data<float>(weights[s.tensors + kBias]) : nullptr;
 }
 
+// Where the outputs of a tile lie in an input that they stride over.
+std::vector<Run> runs_of(const Planes& x, const Planes& y, const Window& w, int64_t begin,
+                         int64_t end) {
+  std::vector<Run> runs;
+  for (int64_t z = 0; z < y.depth; ++z)
+    for (int64_t r = 0; r < y.height; ++r) {
+      const int64_t at = z * y.slice + r * y.row;
+      const int64_t first = std::max(at, begin), last = std::min(at + y.width, end);
+      if (first < last)
+        runs.push_back(
+            {first - begin,
+             z * w.stride[0] * x.slice + r * w.stride[1] * x.row + (first - at) * w.stride[2],
+             last - first});
+    }
+  return runs;
+}
+
 // A tile of the input's planes, to the same lanes of the output's.
 struct PlanesIo {
   const PlaneKernels& kernels;
-  const float* x;          // lane 0 of the tile in channel 0
+  const float* x;          // lane 0 of the tile in channel 0; of the plane, where there are runs
   const int32_t* offsets;  // per column
   int64_t group_floats;    // from the channels of a group to the next
   float* y;                // lane 0 of the tile in row 0
@@ -49,12 +68,19 @@ struct PlanesIo {
   int64_t lanes;
   bool first, last;  // tile of its planes
   bool direct_panel, direct_sums;
+  const std::vector<Run>* runs;  // null: lanes lie as in the output
+  int64_t stride;
   Activation activation;
 
   const float* panel(int64_t group, int64_t begin, int64_t end) const {
     if (direct_panel) return x + begin * lanes;
-    float* to = panel_scratch((end - begin) * lanes);
-    kernels.pack_streams(x + group * group_floats, offsets + begin, end - begin, to, lanes);
+    float* to = panel_scratch((end - begin) * lanes + kBehind);
+    const float* from = x + group * group_floats;
+    if (runs)
+      kernels.pack_runs(from, offsets + begin, end - begin, runs->data(),
+                        static_cast<int64_t>(runs->size()), stride, to, lanes);
+    else
+      kernels.pack_streams(from, offsets + begin, end - begin, to, lanes);
     return to;
   }
   float* sums(int64_t row, int64_t rows) const {
@@ -114,7 +140,13 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
       if (at > INT32_MAX) throw std::invalid_argument("run: inputs must be smaller images");
       offsets.push_back(static_cast<int32_t>(at));
     }
-  const bool one = tiling.tiles == 1 && n_taps * phases == 1 && s.groups == 1;
+  const Window& w = s.window;
+  std::vector<std::vector<Run>> runs;  // per tile
+  if (source == s.x && w.stride[0] * w.stride[1] * w.stride[2] > 1)
+    for (int64_t t = 0; t < tiling.tiles; ++t)
+      runs.push_back(
+          runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
+  const bool one = tiling.tiles == 1 && n_taps * phases == 1 && s.groups == 1 && runs.empty();
   const bool direct_panel = one && x.lead == 0 && x.plane == y.lanes();
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
@@ -123,13 +155,14 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
   if (!direct_sums && s.y != source) value(s.out).over = s.y;
   const Plan* plan = plan_.get();
   work(y.images * tiling.tasks(), {source, s.y}, s.out,
-       [=, step = s, lives = live(y), offsets = std::move(offsets)](const Call& call, int64_t i) {
+       [=, step = s, lives = live(y), offsets = std::move(offsets), runs = std::move(runs)](
+           const Call& call, int64_t i) {
          const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
          const int64_t tile = task / tiling.n_chunks();
          const int64_t lane = tiling.first(tile) * tiling.width;
          const int64_t to = y.at(image, 0) + lane;
          PlanesIo io{plane_kernels(),
-                     plan->at(call, source) + x.at(image, 0) + lane,
+                     plan->at(call, source) + x.at(image, 0) + (runs.empty() ? lane : 0),
                      offsets.data(),
                      group_floats,
                      plan->at(call, step.out) + to,
@@ -141,6 +174,8 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
                      tile == tiling.tiles - 1,
                      direct_panel,
                      direct_sums,
+                     runs.empty() ? nullptr : &runs[tile],
+                     step.window.stride[2],
                      step.activation};
          run_tile(view<W>(step, call.weights), bias(step, call.weights), tiling, task, io);
        });

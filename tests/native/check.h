@@ -68,6 +68,7 @@ void check_dense(int64_t count, Random& random);
 // Every kernel over planes, for the current instruction set (test_planes.cpp, test_windows.cpp,
 // test_pool.cpp).
 void check_planes(int64_t count, Random& random);
+void check_rows(int64_t count, Random& random);
 void check_windows(int64_t count, Random& random);
 void check_pools(int64_t count, Random& random);
 

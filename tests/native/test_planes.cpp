@@ -115,6 +115,7 @@ void check_planes(int64_t count, Random& random) {
       for (const int64_t cols : {0, 1, 2, 33}) check_pack(lanes, cols, against, random);
       for (const int64_t planes : {1, 3}) check_mean(lanes, planes, against, random);
     }
+  check_rows(count, random);
   check_windows(count, random);
   check_pools(count, random);
 }

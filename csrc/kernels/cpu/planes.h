@@ -48,6 +48,11 @@ struct SplitRows {
   Planes to;
 };
 
+// Lanes [lane, lane + count) of a tile show elements from, from + stride ... of a stream.
+struct Run {
+  int64_t lane, from, count;
+};
+
 // How a padded position outside the image is filled.
 enum class PadMode { kZeros, kReflect, kReplicate, kCircular };
 
@@ -88,6 +93,13 @@ struct PlaneKernels {
   // panel is aligned, source + offset need not be.
   void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
                        int64_t lanes);
+
+  // The same for outputs that lie `stride` (1 or 2) apart: panel[c * lanes + run.lane + i] =
+  // source[offsets[c] + run.from + stride * i], for runs in the order of their lanes; the lanes
+  // between them hold anything. Up to 32 floats behind a run are read, and 16 behind the panel
+  // written.
+  void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, const Run* runs,
+                    int64_t count, int64_t stride, float* panel, int64_t lanes);
 
   // Rows [begin, end) of one plane, all its slices counted, from x, where rows follow each other;
   // `out` is element 0 of the plane. The zeros behind the rows are written, and with the first row

@@ -82,6 +82,6 @@ inline Vec shifted_in(Vec v, Vec before) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,
-                                  mean,   scale,     pack_streams, spread};
+const PlaneKernels planes_avx2 = {finish, depthwise,    split,     pool,  mean,
+                                  scale,  pack_streams, pack_runs, spread};
 }  // namespace sparseprune

@@ -67,6 +67,6 @@ inline Vec shifted_in(Vec v, Vec before) { return Vec{before[3], v[0], v[1], v[2
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish, depthwise, split,        pool,
-                                    mean,   scale,     pack_streams, spread};
+const PlaneKernels planes_scalar = {finish, depthwise,    split,     pool,  mean,
+                                    scale,  pack_streams, pack_runs, spread};
 }  // namespace sparseprune
