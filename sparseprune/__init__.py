@@ -7,7 +7,7 @@ print(fast.report)
 
 from __future__ import annotations
 
-from sparseprune import criteria, nn, ops, schedules
+from sparseprune import criteria, nn, ops, schedules, training
 from sparseprune.budgets import Budgeted, Sensitivity, prune_to, sensitivity
 from sparseprune.convert import convert
 from sparseprune.info import info
@@ -40,4 +40,5 @@ __all__ = [
     "save",
     "schedules",
     "sensitivity",
+    "training",
 ]

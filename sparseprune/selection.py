@@ -39,7 +39,7 @@ def prunable_modules(
     """Like `prunable_weights`, but gives the module and accepts weights computed by hooks."""
     if not isinstance(model, nn.Module):
         raise bad_type(operation, "model", "a torch.nn.Module", type(model).__name__, "pass one")
-    ignored = _ignored_paths(model, ignore, operation)
+    ignored = ignored_paths(model, ignore, operation)
     same = aliases(model)
     chosen: dict[str, nn.Module] = {}
     seen: set[int] = set()
@@ -79,7 +79,7 @@ def paths(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
-def _ignored_paths(model: nn.Module, ignore: Ignore, operation: str) -> set[str]:
+def ignored_paths(model: nn.Module, ignore: Ignore, operation: str) -> set[str]:
     """The module paths and parameter names that the entries of `ignore` match."""
     modules = dict(model.named_modules(remove_duplicate=False))
     known = dict.fromkeys(modules)
