@@ -55,6 +55,7 @@ def test_the_fastest_format_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dense_stays_without_a_margin(
     monkeypatch: pytest.MonkeyPatch, share: float, packed: bool
 ) -> None:
+    """Trap 14: dense where sparse is not faster, and the row says why."""
     fast = decide(monkeypatch, lambda name: 1.0 if name == "dense" else share)
     row = fast.report.rows[0]
     assert isinstance(fast[0], SparseLinear) is packed

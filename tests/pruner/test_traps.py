@@ -10,10 +10,23 @@ from masked_training import OPTIMIZERS, batch, holds, net, train
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from sparseprune import Masks, Pruner, prune
+from sparseprune import Masks, Pruner, convert, prune, zoo
 from sparseprune.schedules import Schedule
 
 # --- traps
+
+
+@pytest.mark.parametrize("channels", [13, 31, 57])
+def test_odd_channel_counts_need_no_rounding(channels: int) -> None:
+    """Trap 10: what removal of channels leaves is packed as it is, and tails are exact."""
+    model = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels + 4, 3)
+    )
+    prune(model, 0.7)
+    x = torch.randn(2, 3, 9, 11)
+    fast = convert(model.eval(), x, keep_dense="never")
+    assert [row.kernel != "dense" for row in fast.report.rows] == [True, True]
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_pruned_state_loads_into_a_fresh_model_without_pickle() -> None:
@@ -104,6 +117,24 @@ def test_a_pruner_extends_exact_zeros_of_any_checkpoint() -> None:
     found = prune(model, 0.4)  # stands for SparseGPT, Wanda, ASP: zeros, and nothing that says so
     pruner = Pruner(0.7).prepare(model, OPTIMIZERS["sgd"](model.parameters()))
     assert all(not (pruner.masks[name] & ~found[name]).any() for name in found)
+
+
+def test_a_network_from_torch_pruning_is_pruned_further_and_converted() -> None:
+    torch_pruning = pytest.importorskip("torch_pruning")
+    model, x = zoo.build("resnet18").eval(), torch.randn(1, 3, 64, 64)
+    torch_pruning.pruner.BasePruner(
+        model,
+        x,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=[model.fc],
+    ).step()
+    assert Masks.from_model(model).sparsity() < 1e-6
+    masks = prune(model, 0.9)
+    assert Masks.from_model(model) == masks
+    fast = convert(model, x, keep_dense="never")
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_torch_pruning_leaves_nothing_to_mask() -> None:
