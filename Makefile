@@ -79,6 +79,7 @@ phases: $(READY)
 	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
 	build/native/phases | tee phases.csv
 	build/native/planes | tee planes.csv
+	build/native/limits | tee limits.csv
 
 # sparseprune beside other runtimes (benchmarks/peers), e.g. make peers PEERS="--cases resnet".
 PEERS ?=
