@@ -1,7 +1,8 @@
 """The one place that chooses who computes: compiled kernels where they fit, else the reference.
 
 Every op exists in two namespaces with one schema: ``sparseprune`` (compiled kernels) and
-``sparseprune_reference`` (Python). A packed weight stores the namespace that it was given.
+``sparseprune_reference`` (Python); some in a third,
+``sparseprune_triton``. A packed weight stores the namespace that it was given.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -84,9 +86,20 @@ def _load_cuda() -> str | None:
     )
 
 
+def _load_triton() -> str | None:
+    """Its kernels are registered by sparseprune.ops, after the ops themselves."""
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
 def has_kernel(op: str, device: str) -> bool:
     """Whether compiled code registered a kernel of this op for the device type."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(op, device.upper())
+    return torch._C._dispatch_has_kernel(op) and torch._C._dispatch_has_kernel_for_dispatch_key(
+        op, device.upper()
+    )
 
 
 native, native_missing = _load_native()
@@ -95,8 +108,9 @@ _cpu_library, _cpu_missing = _load_ops("cpu")
 
 CPU = Backend("cpu", "sparseprune", "cpu", native_missing or _cpu_missing)
 CUDA = Backend("cuda", "sparseprune", "cuda", _load_cuda())
+TRITON = Backend("triton", "sparseprune_triton", "cuda", _load_triton())
 REFERENCE = Backend("reference", "sparseprune_reference", "any", None)
-BACKENDS = (CPU, CUDA, REFERENCE)
+BACKENDS = (CPU, CUDA, TRITON, REFERENCE)
 """Best first."""
 
 _forced: Backend | None = None

@@ -123,13 +123,18 @@ def _compare(
     """Dense against every fitting format on the layer's own inputs; take the fastest."""
     dense, row, twin = layer.module, layer.row, SPARSE[type(layer.module)]
     weight, groups = twin.dense_weight(dense)  # type: ignore[arg-type]
+    formats = tuple(f.suited(dense) for f in formats)
     refusals = {f.name: _misfit(f, twin.kind) or f.refuses(weight, groups) for f in formats}
     fitting = [f for f in formats if refusals[f.name] is None]
     tokens = min(x.shape[:-1].numel() for x, _ in layer.calls.values())
+    worth = [f for f in fitting if f.worth(weight, tokens)]
+    if not worth and (keep_dense == "never" or len({f.stem for f in formats}) == 1):
+        worth = fitting
     engines = {
         f.name: _engine(backends.choose(weight.device, backend, f.stem).namespace, weight.device)
-        for f in [f for f in fitting if f.worth(weight, tokens)] or fitting
+        for f in worth
     }
+    refusals |= {f.name: f"{f.stem} is not meant for it" for f in fitting if f not in worth}
     measures = tuning.measures()
     times = _known(layer, engines, kept) if measures else _estimates(layer, engines)
     candidates: dict[str, nn.Module] = {}

@@ -154,11 +154,17 @@ def bitmask(work: Work, c: Constants) -> float:
     return passes * (padded * position + work.nonzeros * nonzero) + padded * work.tokens * token
 
 
+def block(work: Work, c: Constants) -> float:
+    """Per stored weight; the zeros of a layer that is worth it lie in blocks."""
+    return _panels(work, c, work.nonzeros * c.multiply + work.rows * c.row)
+
+
 COSTS: dict[str, Callable[[Work, Constants], float]] = {
     "csr/groups": csr_groups,
     "csr/sorted": csr_sorted,
     "csr/rows": csr_rows,
     "bitmask": bitmask,
+    "block": block,
 }
 
 

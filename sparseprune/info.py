@@ -14,7 +14,11 @@ from sparseprune.formats import FORMATS, Format
 from sparseprune.machine import isa_in_use, machine
 from sparseprune.tuning import cache_file
 
-NOTES = {"reference": "Python: correct, slow", "cuda": "not yet run on a GPU"}
+NOTES = {
+    "reference": "Python: correct, slow",
+    "cuda": "not yet run on a GPU",
+    "triton": "not yet run on a GPU",
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def _rows(f: Format, backend: Backend) -> list[InfoRow]:
     if backend.device != "cpu" or backend.missing or backends.native is None:
         reason = backend.missing or backend.lacks(f.stem) or ""
         return [InfoRow(f.name, backend.name, "-", not reason, reason, note)]
-    kernels = [kernel for kernel in backends.native.kernels() if kernel["stem"] == f.stem]
+    kernels = [kernel for kernel in backends.native.kernels() if kernel["stem"] == f.cpu_kernels]
     if not kernels:
         reason = f"this build has no {f.stem} kernels"
         return [InfoRow(f.name, backend.name, "-", False, reason, note)]

@@ -13,12 +13,17 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 """Of float32 sums of some hundred products of standard normal numbers."""
 
 
-def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias in float64, over the nonzeros alone: a pruned weight ignores NaN and inf."""
+def dense_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None = None
+) -> Tensor:
+    """x W^T + bias in float64, over the nonzeros alone: a pruned weight ignores NaN and inf.
+
+    stored: bool, where a format holds zeros as well, which multiply as in a dense layer.
+    """
     x, weight = x.double(), weight.double()
     y = x.new_zeros(*x.shape[:-1], len(weight))
     for r, row in enumerate(weight):
-        kept = row.nonzero()[:, 0]
+        kept = (row if stored is None else stored[r]).nonzero()[:, 0]
         y[..., r] = x[..., kept] @ row[kept]
     return y if bias is None else y + bias.double()
 
@@ -31,15 +36,19 @@ def dense_conv2d(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
+    stored: Tensor | None = None,
 ) -> Tensor:
-    """The convolution in float64: one shifted, scaled image added for every nonzero."""
+    """The convolution in float64: one shifted, scaled image added for every nonzero.
+
+    stored: as for :func:`dense_linear`, of the shape of the weight.
+    """
     x = F.pad(x.double(), (padding[1], padding[1], padding[0], padding[0]))
     rows, channels, *kernel = weight.shape
     height, width = (
         (x.shape[2 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
     )
     y = x.new_zeros(len(x), rows, height, width)
-    for r, c, i, j in weight.nonzero().tolist():
+    for r, c, i, j in (weight if stored is None else stored).nonzero().tolist():
         top, left = i * dilation[0], j * dilation[1]
         y[:, r] += (
             weight[r, c, i, j].double()

@@ -160,7 +160,7 @@ class MyLinear(nn.Linear):
 def test_other_dtypes_stay_dense(dtype: torch.dtype) -> None:
     model = prune_(nn.Sequential(nn.Linear(20, 12).to(dtype)))
     x = torch.randn(6, 20, dtype=dtype)
-    fast = convert(model, x, keep_dense="never")
+    fast = convert(model, x, format="csr", keep_dense="never")
     assert fast.report.rows[0].reason.startswith(
         f"csr holds float32, the weight is {str(dtype)[6:]}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
@@ -21,7 +22,10 @@ from problems import (
 from torch import Tensor
 
 from sparseprune import backends
-from sparseprune.formats import FORMATS, WEIGHTS, Bitmask, Csr, Format
+from sparseprune.formats import FORMATS, WEIGHTS, Bitmask, Csr, Format, PackedWeight
+
+EXACT = ("csr", "bitmask")
+"""Formats that store no zero."""
 
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 every_conv_format = pytest.mark.parametrize(
@@ -33,6 +37,13 @@ every_backend = pytest.mark.parametrize("backend", backends.available())
 def assert_matches(y: Tensor, expected: Tensor) -> None:
     assert y.dtype == torch.float32
     torch.testing.assert_close(y.double(), expected, **TOLERANCE, equal_nan=True)
+
+
+def stored(packed: PackedWeight) -> Tensor:
+    """Where the packed weight has a value, be it zero."""
+    ones = copy.deepcopy(packed)
+    ones.values.fill_(1)  # type: ignore[operator, union-attr]
+    return ones.unpack() != 0
 
 
 def run_conv2d(fmt: Format, problem: ConvProblem) -> Tensor:
@@ -47,8 +58,9 @@ def run_conv2d(fmt: Format, problem: ConvProblem) -> Tensor:
 def test_linear_matches_dense(fmt: Format, backend: str, problem: LinearProblem) -> None:
     x, weight, bias = problem.tensors()
     with backends.only(backend):
-        y = fmt.pack(weight).linear(x, bias)
-    assert_matches(y, dense_linear(x, weight, bias))
+        packed = fmt.pack(weight)
+        y = packed.linear(x, bias)
+    assert_matches(y, dense_linear(x, weight, bias, stored(packed)))
 
 
 @pytest.mark.parametrize("problem", CONV, ids=str)
@@ -62,8 +74,10 @@ def test_conv2d_matches_dense(fmt: Format, backend: str, problem: ConvProblem) -
             fmt.pack(weight.flatten(1), problem.groups)
         return
     with backends.only(backend):
-        y = run_conv2d(fmt, problem)
-    assert_matches(y, dense_conv2d(x, weight, bias, *problem.window))
+        packed = fmt.pack(weight.flatten(1), problem.groups)
+        y = packed.conv2d(x, bias, problem.kernel, *problem.window)
+    places = stored(packed).view(weight.shape)
+    assert_matches(y, dense_conv2d(x, weight, bias, *problem.window, stored=places))
 
 
 @every_format
@@ -123,17 +137,19 @@ def test_pack_unpack_is_identity(fmt: Format, problem: LinearProblem) -> None:
     _, weight, _ = problem.tensors()
     packed = fmt.pack(weight)
     assert torch.equal(packed.unpack(), weight)
-    assert packed.nonzeros == int(weight.count_nonzero())
+    assert packed.nonzeros >= int(stored(packed).sum()) >= int(weight.count_nonzero())
+    if fmt.stem in EXACT:
+        assert packed.nonzeros == int(weight.count_nonzero())
     assert packed.shape == weight.shape
     assert packed.nbytes == sum(b.nbytes for b in packed.buffers())
-    assert packed.name == fmt.name in repr(packed)
+    assert fmt.name in packed.name in repr(packed)
 
 
 @every_format
-def test_pack_keeps_every_nonzero_and_no_zero(fmt: Format) -> None:
+def test_pack_keeps_every_nonzero(fmt: Format) -> None:
     weight = torch.tensor([[0.0, -0.0, 1e-45, -1e-40, 3e38, torch.inf, -torch.inf, torch.nan]])
     packed = fmt.pack(weight)
-    assert packed.nonzeros == 6
+    assert packed.nonzeros == 6 or fmt.stem not in EXACT
     torch.testing.assert_close(packed.unpack(), weight, rtol=0, atol=0, equal_nan=True)
 
 

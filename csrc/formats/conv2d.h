@@ -17,4 +17,9 @@ struct Conv2dShape {
   }
 };
 
+// Elements from one image, channel, row and column to the next: any memory format.
+struct ImageStrides {
+  int64_t image, channel, row, column;
+};
+
 }  // namespace sparseprune

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from sparseprune.formats.base import Format, PackedWeight
 from sparseprune.formats.bitmask import Bitmask, BitmaskWeight
+from sparseprune.formats.block import Block, BlockWeight
 from sparseprune.formats.csr import Csr, CsrWeight
 
-FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask())
+FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask(), Block())
 """Every format with its layouts: what convert measures and tests walk."""
 
-WEIGHTS: dict[str, type[PackedWeight]] = {"csr": CsrWeight, "bitmask": BitmaskWeight}
+WEIGHTS: dict[str, type[PackedWeight]] = {
+    "csr": CsrWeight,
+    "bitmask": BitmaskWeight,
+    "block": BlockWeight,
+}
 """Stem -> packed weight, for loading."""
 
 __all__ = [
@@ -17,6 +22,8 @@ __all__ = [
     "WEIGHTS",
     "Bitmask",
     "BitmaskWeight",
+    "Block",
+    "BlockWeight",
     "Csr",
     "CsrWeight",
     "Format",

@@ -125,6 +125,11 @@ class Format:
     """Layers whose weight it may hold."""
 
     @property
+    def cpu_kernels(self) -> str:
+        """The stem of its rows in the table of CPU kernels."""
+        return self.stem
+
+    @property
     def name(self) -> str:
         """Stem and layout, as in reports."""
         raise NotImplementedError
@@ -132,6 +137,10 @@ class Format:
     def worth(self, weight: Tensor, tokens: int) -> bool:
         """Whether convert should time it on that many rows of input, where others are to choose."""
         return True
+
+    def suited(self, layer: nn.Module) -> Format:
+        """This format with what it should know of the dense layer whose weight it packs."""
+        return self
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         """Why this weight cannot be packed, or None. groups: of a convolution."""

@@ -117,7 +117,7 @@ class SparseConv(nn.Module):
             dense, groups = cls.dense_weight(conv)
             if format is None:
                 format = Csr("rows") if Csr().refuses(dense, groups) else Csr()
-            weight = format.pack(dense, groups)
+            weight = format.suited(conv).pack(dense, groups)
         return cls(
             weight,
             None if conv.bias is None else conv.bias.detach().clone(),

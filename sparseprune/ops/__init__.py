@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from sparseprune.ops import bitmask, csr, csr_conv, run, run_times
+import importlib
 
-__all__ = ["bitmask", "csr", "csr_conv", "run", "run_times"]
+from sparseprune import backends
+from sparseprune.ops import bitmask, block, csr, csr_conv, run, run_times
+
+__all__ = ["bitmask", "block", "csr", "csr_conv", "run", "run_times"]
+
+if backends.TRITON.missing is None:
+    importlib.import_module("sparseprune.triton")

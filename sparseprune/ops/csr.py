@@ -16,6 +16,7 @@ from torch.nn.grad import conv2d_input
 from sparseprune.formats.csr import entries, unpack
 from sparseprune.ops.csr_checks import check_conv2d, check_linear
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.windows import output_size
 
 _PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
 _SIZES = "int rows, int cols, int block"
@@ -73,7 +74,7 @@ def conv2d_reference(
     """The convolution as a product with the unfolded input, over the nonzeros of W alone."""
     check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block,
                  kernel_size, stride, padding, dilation, groups)  # fmt: skip
-    height, width = _output_size(x, kernel_size, stride, padding, dilation)
+    height, width = output_size(x, kernel_size, stride, padding, dilation)
     if x.shape[0] == 0:
         return x.new_empty(0, rows, height, width)
     row, column = entries(columns, counts, starts, rows, cols, block)
@@ -93,16 +94,6 @@ def conv2d_reference(
     )
 
 
-def _output_size(
-    x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int], dilation: list[int]
-) -> tuple[int, int]:
-    height, width = (
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    )
-    return height, width
-
-
 def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block, low=None, high=None):  # type: ignore[no-untyped-def]
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     return x.new_empty(*x.shape[:-1], rows)
@@ -110,7 +101,7 @@ def _linear_fake(x, values, columns, counts, starts, bias, rows, cols, block, lo
 
 def _conv2d_fake(x, values, columns, counts, starts, bias, rows, cols, block, *window):  # type: ignore[no-untyped-def]
     check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block, *window[:5])
-    return x.new_empty(x.shape[0], rows, *_output_size(x, *window[:4]))
+    return x.new_empty(x.shape[0], rows, *output_size(x, *window[:4]))
 
 
 def _unpack_fake(values, columns, counts, starts, rows, cols, block):  # type: ignore[no-untyped-def]

@@ -4,7 +4,6 @@ what compiled kernels refuse (csrc/ops/csr_args.h)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_groups import PATTERNS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
+from sparseprune.ops.windows import check_window
 
 MAX_BLOCK = 255
 
@@ -55,37 +55,7 @@ def check_conv2d(
 ) -> None:
     """The arguments of csr_conv2d."""
     op = "csr_conv2d"
-    torch._check(
-        x.dim() == 4,
-        lambda: f"{op}: x must be [batch, channels, height, width], got {tuple(x.shape)}",
-    )
-    pairs = (kernel_size, stride, padding, dilation)
-    torch._check(
-        all(len(pair) == 2 for pair in pairs),
-        lambda: f"{op}: kernel_size, stride, padding and dilation must be pairs, got {pairs}",
-    )
-    torch._check(
-        min(*kernel_size, *stride, *dilation) > 0 and min(padding) >= 0,
-        lambda: f"{op}: kernel_size, stride and dilation must be positive, padding not negative",
-    )
-    torch._check(
-        groups > 0
-        and rows % groups == 0
-        and x.shape[1] * prod(kernel_size) == cols * max(groups, 1),
-        lambda: (
-            f"{op}: x must have {cols * groups // prod(kernel_size)} channels "
-            f"(groups={groups}), got {x.shape[1]}"
-        ),
-    )
-    for i, side in enumerate(("height", "width")):
-        padded = x.shape[2 + i] + 2 * padding[i]
-        torch._check(
-            padded > dilation[i] * (kernel_size[i] - 1),
-            lambda side=side, padded=padded: (  # type: ignore[misc]
-                f"{op}: the padded input must be as large as the dilated kernel, got "
-                f"{side} {padded}; enlarge the input"
-            ),
-        )
+    check_window(op, x, rows, cols, kernel_size, stride, padding, dilation, groups)
     check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
     if groups > 1 and block > 0:
         bound = SEGMENT_ROWS if counts.shape[-1] == 2 else GROUP_ROWS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -65,6 +66,7 @@ FORMS: dict[str, tuple[str, Callable[..., Pattern]]] = {
     "2:4": (r"(\d+):(\d+)", NM),
     "64:2:8": (r"(\d+):(\d+):(\d+)", VNM),
     "block(4,1)": (r"block\((\d+), *(\d+)\)", Block),
+    "block(32,32,taps)": (r"block\((\d+), *(\d+), *taps\)", partial(Block, taps=True)),
 }
 """Example -> (its form, what makes a pattern of its numbers)."""
 
@@ -72,7 +74,8 @@ FORMS: dict[str, tuple[str, Callable[..., Pattern]]] = {
 def resolve(pattern: str | Pattern, operation: str = "prune") -> Pattern:
     """The pattern of that name, or the instance itself; an error with near matches otherwise.
 
-    A name is one of `PATTERNS`, "n:m" (n of every m kept), "v:n:m" or "block(r,c)".
+    A name is one of `PATTERNS`, "n:m" (n of every m kept), "v:n:m", "block(r,c)" or
+    "block(r,c,taps)".
     """
     expected = "a known name or a Pattern"
     if isinstance(pattern, str):

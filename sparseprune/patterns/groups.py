@@ -117,6 +117,9 @@ class Slices(Groups):
 class Block(Groups):
     """Blocks of `rows` x `columns` of the weight as a matrix [out, in * kernel], row-major.
 
+    With `taps` the matrix is [out, kernel * in]: a block spans neighbouring input channels of one
+    tap, which GPU kernels read at once. To a Linear layer it makes no difference.
+
     Sizes that the block does not divide leave smaller blocks at the lower and right edge, as if
     the matrix were padded; their mean is over the weights that exist. In a grouped convolution no
     block reaches across groups, whose rows read different inputs.
@@ -126,6 +129,7 @@ class Block(Groups):
 
     rows: int
     columns: int
+    taps: bool = False
 
     def __post_init__(self) -> None:
         for argument in ("rows", "columns"):
@@ -133,10 +137,11 @@ class Block(Groups):
 
     @property
     def name(self) -> str:
-        return f"block({self.rows},{self.columns})"
+        return f"block({self.rows},{self.columns}{',taps' if self.taps else ''})"
 
     def pool(self, score: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        matrix = as_boxes(score, groups).flatten(2)
+        boxes = as_boxes(score, groups)
+        matrix = (boxes.transpose(2, 3) if self.taps else boxes).flatten(2)
         _, out, inputs = matrix.shape
         padded = F.pad(matrix, (0, -inputs % self.columns, 0, -out % self.rows))
         blocks = padded.unflatten(2, (-1, self.columns)).unflatten(1, (-1, self.rows))
@@ -148,7 +153,10 @@ class Block(Groups):
     def spread(self, marks: Tensor, shape: torch.Size, groups: int) -> Tensor:
         out, inputs = shape[0] // groups, math.prod(shape[1:])
         wide = marks.repeat_interleave(self.columns, 2)[:, :, :inputs]
-        return wide.repeat_interleave(self.rows, 1)[:, :out].reshape(shape)
+        matrix = wide.repeat_interleave(self.rows, 1)[:, :out]
+        if self.taps:
+            matrix = matrix.unflatten(2, (-1, shape[1])).transpose(2, 3)
+        return matrix.reshape(shape)
 
 
 def rounded(means: Tensor, score: Tensor) -> Tensor:

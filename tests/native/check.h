@@ -1,12 +1,16 @@
 // What every file of native tests shares: expectations, random problems, comparisons.
 #pragma once
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <initializer_list>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "guarded.h"
+#include "kernels/cpu/threads.h"
 #include "pack.h"
 
 inline char running[512];  // what a fault was doing
@@ -47,6 +51,19 @@ class Random {
   std::mt19937 engine_;
 };
 
+inline sparseprune::Threads real_threads(int64_t count) {
+  return {count, [count](int64_t n, const std::function<void(int64_t)>& task) {
+            std::atomic<int64_t> next{0};
+            const auto work = [&] {
+              for (int64_t i = next++; i < n; i = next++) task(i);
+            };
+            std::vector<std::thread> others;
+            for (int64_t t = 1; t < count; ++t) others.emplace_back(work);
+            work();
+            for (std::thread& other : others) other.join();
+          }};
+}
+
 struct Expected {
   std::vector<double> y, scale;  // scale: the sum of magnitudes, which bounds rounding
 };
@@ -71,6 +88,12 @@ void check_planes(int64_t count, Random& random);
 void check_rows(int64_t count, Random& random);
 void check_windows(int64_t count, Random& random);
 void check_pools(int64_t count, Random& random);
+
+// Layers of blocks, for the current instruction set (test_block.cpp); the index maths of their CUDA
+// kernels (test_block_tiles.cpp) and of tensor cores (test_mma_fragments.cpp).
+void check_block(int64_t count, Random& random);
+void check_block_tiles(Random& random);
+void check_mma_fragments();
 
 // Whole programs (test_program.cpp).
 void check_programs(int64_t count, Random& random);

@@ -18,6 +18,7 @@ struct Packed {
   std::vector<float> values;
   std::vector<uint16_t> wide_columns;  // layout "rows"
   std::vector<uint8_t> columns, counts, masks;
+  std::vector<int32_t> block_columns;
   std::vector<int32_t> starts;
 };
 
@@ -99,6 +100,23 @@ inline Packed pack_bitmask(const Dense& w) {
         p.masks.push_back(static_cast<uint8_t>(bits));
       }
     p.starts.push_back(size_of(p.values));
+  }
+  return p;
+}
+
+inline Packed pack_block(const Dense& w, int64_t r, int64_t c) {
+  Packed p;
+  p.starts = {0};
+  for (int64_t row = 0; row < w.rows; row += r) {
+    for (int64_t col = 0; col < w.cols; col += c) {
+      std::vector<float> block;
+      for (int64_t i = row; i < row + r; ++i)
+        for (int64_t j = col; j < col + c; ++j) block.push_back(j < w.cols ? w.at(i, j) : 0.f);
+      if (std::all_of(block.begin(), block.end(), [](float v) { return v == 0.f; })) continue;
+      p.values.insert(p.values.end(), block.begin(), block.end());
+      p.block_columns.push_back(static_cast<int32_t>(col / c));
+    }
+    p.starts.push_back(size_of(p.block_columns));
   }
   return p;
 }

@@ -3,12 +3,9 @@
 //   test_kernels [random problems of each kind, default 60] [seed, default 1]
 #include <signal.h>
 
-#include <atomic>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
 #include "check.h"
 #include "kernels/cpu/bitmask_layers.h"
@@ -28,19 +25,6 @@ void report_fault(int) {
     (void)written;
   }
   sigaction(SIGSEGV, &fault_before, nullptr);  // the access faults again, now for good
-}
-
-Threads real_threads(int64_t count) {
-  return {count, [count](int64_t n, const std::function<void(int64_t)>& task) {
-            std::atomic<int64_t> next{0};
-            const auto work = [&] {
-              for (int64_t i = next++; i < n; i = next++) task(i);
-            };
-            std::vector<std::thread> others;
-            for (int64_t t = 1; t < count; ++t) others.emplace_back(work);
-            work();
-            for (std::thread& other : others) other.join();
-          }};
 }
 
 // Calls run(weight) with the packed weight between guard pages, in all three layouts.
@@ -306,11 +290,15 @@ int main(int argc, char** argv) {
     const int before = checked;
     check_linears(count, random);
     check_convs(count, random);
+    check_block(count, random);
     check_dense(count, random);
     check_planes(count, random);
     check_programs(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);
   }
+  Random random(seed);
+  check_mma_fragments();
+  check_block_tiles(random);
   std::printf("%d of %d checks failed\n", failures, checked);
   return failures != 0;
 }

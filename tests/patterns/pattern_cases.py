@@ -32,7 +32,9 @@ def group_of(pattern: str, layer: nn.Module, index: Key) -> Key:
     for size, at in zip(weight.shape[1:], index[1:], strict=True):
         column = column * size + at
     if pattern.startswith("block"):
-        rows, columns = map(int, pattern[6:-1].split(","))
+        if pattern.endswith(",taps)"):
+            column = (column - inputs * math.prod(weight.shape[2:])) * weight.shape[1] + inputs
+        rows, columns = map(int, pattern[6:-1].removesuffix(",taps").split(","))
         return (group, row // rows, column // columns)
     return {
         "filter": (out,),

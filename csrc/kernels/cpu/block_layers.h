@@ -1,0 +1,24 @@
+// Whole layers with a block weight, over threads. A block is a small dense matrix, so the kernels
+// of dense weights (dense.h) multiply it. No torch: the caller brings the threads.
+#pragma once
+#include <cstdint>
+
+#include "formats/block.h"
+#include "formats/clamp.h"
+#include "formats/conv2d.h"
+#include "kernels/cpu/threads.h"
+
+namespace sparseprune {
+
+// y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]); x [tokens, cols], y [tokens, rows], both dense.
+// bias may be null.
+void block_linear(const Block<float>& w, const float* x, int64_t tokens, const float* bias,
+                  float* y, const Threads& threads, Clamp clamp = {});
+
+// y = clamp(conv(x, W) + bias), each in the memory format that its strides say. Rows per group must
+// divide by the rows of a block.
+void block_conv2d(const Block<float>& w, const float* x, const ImageStrides& x_strides,
+                  const Conv2dShape& shape, const float* bias, float* y,
+                  const ImageStrides& y_strides, const Threads& threads, Clamp clamp = {});
+
+}  // namespace sparseprune

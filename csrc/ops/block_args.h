@@ -1,0 +1,85 @@
+// What the block ops of every device check and view alike: tensors in, plain structs out.
+#pragma once
+#include "formats/block.h"
+#include "formats/conv2d.h"
+#include "ops/csr_args.h"
+
+namespace sparseprune {
+
+constexpr int64_t kLargestSide = 256;
+
+// The four arguments that every block op takes between x and its sizes.
+struct BlockTensors {
+  const Tensor &values, &columns, &starts;
+  const std::optional<Tensor>& bias;
+};
+
+inline bool block_dtype(ScalarType t) {
+  return t == ScalarType::Float || t == ScalarType::Half || t == ScalarType::BFloat16;
+}
+
+// The view of a packed weight, whose values have the dtype of x; that T is its type is up to
+// callers.
+template <typename T>
+Block<T> view_block(const char* op, const Tensor& x, const BlockTensors& t, int64_t rows,
+                    int64_t cols, int64_t taps) {
+  const auto check_packed = [&](const char* argument, const Tensor& tensor, ScalarType dtype,
+                                int64_t at_least) {
+    check_buffer(op, "Block.pack", argument, tensor, x, dtype, at_least);
+  };
+  check(block_dtype(x.scalar_type()), op,
+        ": x must be float32, float16 or bfloat16; convert it or keep the layer dense");
+  check(rows >= 0 && cols >= 0, op, ": rows and cols must be as made by Block.pack, got ", rows,
+        ", ", cols);
+  const auto side = [&](int64_t i) { return t.values.dim() == 3 ? t.values.size(i) : 0; };
+  check(std::min(side(1), side(2)) >= 1 && std::max(side(1), side(2)) <= kLargestSide, op,
+        ": values must be [blocks, rows, columns] with sides of 1 to ", kLargestSide,
+        ", as made by Block.pack");
+  Block<T> w{nullptr, nullptr, nullptr, rows, cols, side(1), side(2), taps};
+  if (t.bias) check_packed("bias", *t.bias, x.scalar_type(), rows);
+  check_packed("values", t.values, x.scalar_type(), 0);
+  check_packed("columns", t.columns, ScalarType::Int, t.values.size(0));
+  check_packed("starts", t.starts, ScalarType::Int, w.block_rows() + 1);
+  check_end(op, "columns", t.columns, t.starts, w.block_rows());
+  w.values = static_cast<const T*>(t.values.const_data_ptr());
+  w.columns = t.columns.const_data_ptr<int32_t>();
+  w.starts = t.starts.const_data_ptr<int32_t>();
+  return w;
+}
+
+template <typename T>
+void check_block_conv(const char* op, const Block<T>& w, const Conv2dShape& s) {
+  check(w.taps == 1 || w.taps == s.kernel_h * s.kernel_w, op, ": taps must be 1 or ",
+        s.kernel_h * s.kernel_w, ", the size of the kernel, got ", w.taps);
+  check(s.groups == 1 || w.rows / s.groups % w.r == 0, op,
+        ": outputs per group must divide by the ", w.r, " rows of a block, got ", w.rows / s.groups,
+        "; pack the weight with its number of groups");
+}
+
+inline ImageStrides image_strides(const Tensor& t) {
+  return {t.strides()[0], t.strides()[1], t.strides()[2], t.strides()[3]};
+}
+
+// Whether channels are innermost, and not by chance (one channel, one pixel).
+inline bool channels_last(const Tensor& x) {
+  if (x.is_contiguous()) return false;
+  int64_t step = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (x.size(d) != 1 && x.stride(d) != step) return false;
+    step *= x.size(d);
+  }
+  return true;
+}
+
+// x where it lies if it is dense in either memory format, else a copy.
+inline Tensor dense_image(const Tensor& x) { return channels_last(x) ? x : dense_copy(x); }
+
+// In the memory format of x.
+inline Tensor block_conv2d_output(const Tensor& x, const Conv2dShape& s) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(
+      {s.batch, s.rows, s.out_height(), s.out_width()}, x.scalar_type(), std::nullopt, x.device(),
+      std::nullopt, channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+}  // namespace sparseprune

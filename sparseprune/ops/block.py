@@ -1,0 +1,219 @@
+"""block ops: schema, fake kernel, reference and gradient. Native code adds only kernels.
+
+A block without nonzeros contributes nothing to the output, even where the input is NaN or
+infinite. The zeros inside a stored block count as in a dense layer: 0 * inf = NaN. Sums are in
+float32 whatever the dtype of x, the weight and y, which share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input
+
+from sparseprune.formats.block import rows_of, unpack
+from sparseprune.ops.block_checks import check_conv2d, check_linear
+from sparseprune.ops.products import CHUNK, clamp_, clamp_grad
+from sparseprune.ops.windows import output_size
+
+_PACKED = "Tensor values, Tensor columns, Tensor starts"
+_WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
+_CLAMP = "float? low=None, float? high=None"
+
+SCHEMAS = {
+    "block_linear": f"(Tensor x, {_PACKED}, Tensor? bias, int rows, int cols, {_CLAMP}) -> Tensor",
+    "block_conv2d": (
+        f"(Tensor x, {_PACKED}, Tensor? bias, int rows, int cols, int taps, {_WINDOW}, {_CLAMP})"
+        " -> Tensor"
+    ),
+    "block_unpack": f"({_PACKED}, int rows, int cols, int taps) -> Tensor",
+}
+
+
+def linear_reference(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """y = clamp(x W^T + bias) over the blocks of W alone; x [..., cols] -> [..., rows]."""
+    check_linear(x, values, columns, starts, bias, rows, cols)
+    tokens = x.reshape(x.shape[:-1].numel(), cols)
+    y = _multiply(tokens, values, columns, starts, rows, bias, low, high)
+    return y.view(*x.shape[:-1], rows)
+
+
+def conv2d_reference(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    taps: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """The convolution as a product with the unfolded input, over the blocks of W alone."""
+    window = (kernel_size, stride, padding, dilation)
+    check_conv2d(x, values, columns, starts, bias, rows, cols, taps, *window, groups)
+    y = conv2d_output(x, rows, output_size(x, *window))
+    if x.shape[0] == 0:
+        return y
+    sizes = (tuple(pair) for pair in (kernel_size, dilation, padding, stride))
+    patches = F.unfold(x, *sizes)  # [batch, groups * cols, pixels]
+    patches = patches.transpose(1, 2).reshape(-1, groups, cols // taps, taps)
+    patches = patches.transpose(2, 3).flatten(2)  # [tokens, groups, cols] as the blocks have them
+    each = rows // groups
+    tall = -(-each // values.shape[1])
+    parts = []
+    for g in range(groups):
+        begins = starts[g * tall : (g + 1) * tall + 1]
+        part = slice(int(begins[0]), int(begins[-1]))
+        parts.append(
+            _multiply(
+                patches[:, g],
+                values[part],
+                columns[part],
+                begins - begins[0],
+                each,
+                None if bias is None else bias[g * each : (g + 1) * each],
+                low,
+                high,
+            )
+        )
+    out = torch.cat(parts, 1).view(x.shape[0], -1, rows).transpose(1, 2)
+    return y.copy_(out.view(y.shape))
+
+
+def _multiply(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    rows: int,
+    bias: Tensor | None,
+    low: float | None,
+    high: float | None,
+) -> Tensor:
+    """y[t, r] = clamp(bias[r] + sum over the blocks of row r), in float32; x [tokens, cols]."""
+    blocks, r, c = values.shape
+    tokens, cols = x.shape
+    wide = F.pad(x.float(), (0, -cols % c)).unflatten(1, (-1, c))  # [tokens, block columns, c]
+    y = wide.new_zeros(tokens, len(starts) - 1, r)
+    row, weight = rows_of(starts, blocks), values.float()
+    step = max(1, CHUNK // max(1, blocks * max(r, c)))
+    for first in range(0, tokens, step):
+        part = torch.einsum("tnc,nrc->tnr", wide[first : first + step, columns.long()], weight)
+        y[first : first + step].index_add_(1, row, part)
+    y = y.flatten(1)[:, :rows]
+    if bias is not None:
+        y = y + bias.float()
+    return clamp_(y, low, high).to(x.dtype).contiguous()
+
+
+def conv2d_output(x: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
+    """An output in the memory format of x: where channels are last, they stay last."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (x.shape[0], rows, *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+
+
+def _linear_fake(x, values, columns, starts, bias, rows, cols, low=None, high=None):  # type: ignore[no-untyped-def]
+    check_linear(x, values, columns, starts, bias, rows, cols)
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+def _conv2d_fake(x, values, columns, starts, bias, rows, cols, taps, *window):  # type: ignore[no-untyped-def]
+    check_conv2d(x, values, columns, starts, bias, rows, cols, taps, *window[:5])
+    return conv2d_output(x, rows, output_size(x, *window[:4]))
+
+
+def _unpack_fake(values, columns, starts, rows, cols, taps):  # type: ignore[no-untyped-def]
+    return values.new_empty(rows, cols)
+
+
+def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[no-untyped-def]
+    ctx.clamped = low is not None or high is not None
+    ctx.save_for_backward(*packed, *((output,) if ctx.clamped else ()))
+    ctx.sizes, ctx.has_bias, ctx.low, ctx.high = sizes, bias is not None, low, high
+
+
+def _restore(ctx, grad):  # type: ignore[no-untyped-def]
+    weight = torch.ops.sparseprune.block_unpack(*ctx.saved_tensors[:3], *ctx.sizes)
+    if ctx.clamped:
+        grad = clamp_grad(grad, ctx.saved_tensors[3], ctx.low, ctx.high)
+    return weight, grad
+
+
+def _save_linear(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, *packed, bias, rows, cols, low, high = inputs
+    _save(ctx, packed, (rows, cols, 1), bias, output, low, high)
+
+
+def _backward_linear(ctx, grad):  # type: ignore[no-untyped-def]
+    weight, grad = _restore(ctx, grad)
+    grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
+    return grad @ weight, None, None, None, grad_bias, *(None,) * 4
+
+
+def _save_conv2d(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, *packed, bias, rows, cols, taps = inputs[:8]
+    _save(ctx, packed, (rows, cols, taps), bias, output, *inputs[13:])
+    ctx.shape, ctx.window = x.shape, inputs[8:13]
+
+
+def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
+    kernel_size, stride, padding, dilation, groups = ctx.window
+    weight, grad = _restore(ctx, grad)
+    weight = weight.view(weight.shape[0], -1, *kernel_size)
+    grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
+    grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    return grad_x, None, None, None, grad_bias, *(None,) * 10
+
+
+def _register(namespace: str) -> None:
+    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
+    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+        "block_linear": (linear_reference, _linear_fake),
+        "block_conv2d": (conv2d_reference, _conv2d_fake),
+        "block_unpack": (unpack, _unpack_fake),
+    }
+    gradients = {
+        "block_linear": (_save_linear, _backward_linear),
+        "block_conv2d": (_save_conv2d, _backward_conv2d),
+    }
+    for name, schema in SCHEMAS.items():
+        op = f"{namespace}::{name}"
+        reference, fake = kernels[name]
+        torch.library.define(op, schema)
+        torch.library.register_kernel(op, "default", reference)
+        torch.library.register_fake(op, fake)
+    for name, (save, backward) in gradients.items():
+        op = f"{namespace}::{name}"
+        for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
+            torch.library.register_autocast(op, device, torch.float32)
+        torch.library.register_autograd(op, backward, setup_context=save)
+
+
+_register("sparseprune")
+_register("sparseprune_reference")
+_register("sparseprune_triton")

@@ -1,0 +1,122 @@
+"""The CUDA kernels as compiled, without a GPU: no warnings, no spills, the instructions meant.
+
+nvcc compiles them and cuobjdump (of the CUDA toolkit, or of the triton wheel) shows their code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = ("block_linear", "block_conv2d")
+ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
+MOST_REGISTERS = 168  # three thread blocks of 128 threads on a multiprocessor
+
+pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a checkout")
+
+
+def cuobjdump() -> str | None:
+    """Of the toolkit, else of the triton wheel."""
+    found = shutil.which("cuobjdump")
+    spec = importlib.util.find_spec("triton")
+    if found or spec is None or spec.origin is None:
+        return found
+    carried = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump"
+    return str(carried) if carried.exists() else None
+
+
+@dataclass
+class Kernel:
+    """One compiled kernel: what ptxas says of it, and how often each instruction occurs."""
+
+    name: str
+    registers: int
+    stack: int
+    spilled: int
+    instructions: Counter[str]
+
+    def count(self, start: str) -> int:
+        return sum(n for name, n in self.instructions.items() if name.startswith(start))
+
+
+def compiled(file: str, architecture: str, folder: Path) -> list[Kernel]:
+    """Every kernel of a file of csrc/kernels/cuda."""
+    nvcc, dump = shutil.which("nvcc"), cuobjdump()
+    if nvcc is None or dump is None:
+        pytest.skip("needs nvcc and cuobjdump")
+    number, cubin = ARCHITECTURES[architecture], folder / f"{file}.cubin"
+    done = subprocess.run(
+        [nvcc, "-std=c++20", "-O3", "-I", str(ROOT / "csrc"), "--expt-relaxed-constexpr",
+         "-Werror=all-warnings", f"-gencode=arch=compute_{number},code=sm_{number}",
+         "-Xptxas", "-v", "-cubin", "-o", str(cubin),
+         str(ROOT / f"csrc/kernels/cuda/{file}.cu")],
+        capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    sass = subprocess.run([dump, "-sass", str(cubin)], capture_output=True, text=True, check=True)
+    code = dict(_functions(sass.stdout))
+    said = re.findall(
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers",
+        done.stderr,
+        re.DOTALL,
+    )
+    return [
+        Kernel(name, int(registers), int(stack), int(stores) + int(loads), code[name])
+        for name, stack, stores, loads, registers in said
+    ]
+
+
+def _functions(sass: str) -> Iterator[tuple[str, Counter[str]]]:
+    for part in sass.split("Function : ")[1:]:
+        name, _, text = part.partition("\n")
+        lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text)
+        yield name.strip(), Counter(lines)
+
+
+@pytest.fixture(scope="module", params=[(f, a) for f in FILES for a in ARCHITECTURES], ids="-".join)
+def kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[Kernel]:
+    return compiled(*request.param, tmp_path_factory.mktemp("cuda"))
+
+
+def half(kernel: Kernel) -> bool:
+    """By the mangled name of its first template argument."""
+    return "block_kernelI6__half" in kernel.name or "block_kernelI13__nv_bfloat16" in kernel.name
+
+
+def test_nothing_spills(kernels: list[Kernel]) -> None:
+    assert len(kernels) in (9, 18)  # three dtypes, three sides, one or two tiles
+    for kernel in kernels:
+        assert (kernel.stack, kernel.spilled) == (0, 0), kernel.name
+        assert kernel.registers <= MOST_REGISTERS, kernel.name
+        assert kernel.count("LDL") == kernel.count("STL") == 0, kernel.name
+
+
+def test_halves_go_through_tensor_cores_and_float_does_not(kernels: list[Kernel]) -> None:
+    assert sum(map(half, kernels)) == len(kernels) * 2 // 3
+    for kernel in kernels:
+        if half(kernel):
+            kind = "HMMA.16816.F32.BF16" if "bfloat16" in kernel.name else "HMMA.16816.F32"
+            assert kernel.count("HMMA") == kernel.instructions[kind] > 0, kernel.name
+            assert kernel.count("LDSM.16.M88.4") > 0, kernel.name
+        else:
+            assert kernel.count("HMMA") == 0 < kernel.count("FFMA"), kernel.name
+            assert kernel.count("LDS.128") > 0, kernel.name
+
+
+def test_copies_take_16_bytes_and_go_past_registers(kernels: list[Kernel]) -> None:
+    for kernel in kernels:
+        copies = kernel.count("LDGSTS")
+        assert copies == kernel.count("LDGSTS.E.BYPASS.128") > 0, kernel.name

@@ -1,0 +1,72 @@
+"""The Triton kernels without a GPU: interpreted on the CPU, and compiled for sm_90.
+
+bfloat16 is compiled only: the interpreter multiplies it wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparseprune import backends
+
+pytest.importorskip("triton")
+TESTS = Path(__file__).parent
+
+SIZES = {"R": 32, "C": 32, "PADDED_R": 32, "PADDED_C": 32, "TOKENS": 64, "SPLIT": 1}
+FLAGS = {"TAPS_FIRST": True, "HAS_BIAS": True}
+
+
+def test_interpreted_kernels_match_dense() -> None:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "triton_block.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    linear, conv2d, half = map(int, done.stdout.split())
+    assert linear > 60 and conv2d > 15 and half == 1
+
+
+@pytest.mark.parametrize("element", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("kernel", ["_linear", "_conv2d"])
+def test_compiles_for_hopper(kernel: str, element: str) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from sparseprune.triton import block
+
+    function = getattr(block, kernel).fn
+
+    def kind(name: str) -> str:
+        if name.isupper():
+            return "constexpr"
+        return {
+            **dict.fromkeys(("x", "values", "bias", "y"), f"*{element}"),
+            **dict.fromkeys(("columns", "starts"), "*i32"),
+            **dict.fromkeys(("low", "high"), "fp32"),
+        }.get(name, "i32")
+
+    signature = {name: kind(name) for name in function.arg_names}
+    constants: dict[str, Any] = {n: v for n, v in {**SIZES, **FLAGS}.items() if n in signature}
+    made = triton.compile(
+        ASTSource(function, signature, constants), target=GPUTarget("cuda", 90, 32)
+    )
+    ptx = made.asm["ptx"]
+    assert made.asm["cubin"] and "tf32" not in ptx
+    assert ("wgmma" in ptx or "mma.sync" in ptx) == (element != "fp32")
+
+
+def test_it_is_asked_for_by_name_on_cuda_only() -> None:
+    with pytest.raises(ValueError, match="backend must be one that serves cpu, got 'triton'"):
+        backends.choose(torch.device("cpu"), "triton", "block")
+    assert backends.has_kernel("sparseprune_triton::block_linear", "cpu") is False
