@@ -7,7 +7,7 @@ print(fast.report)
 
 from __future__ import annotations
 
-from sparseprune import criteria, nn, ops, schedules, training
+from sparseprune import criteria, nn, ops, quantise, schedules, training
 from sparseprune.budgets import Budgeted, Sensitivity, prune_to, sensitivity
 from sparseprune.convert import convert
 from sparseprune.info import info
@@ -36,6 +36,7 @@ __all__ = [
     "profile",
     "prune",
     "prune_to",
+    "quantise",
     "recalibrate",
     "save",
     "schedules",

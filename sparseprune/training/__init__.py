@@ -24,6 +24,7 @@ from sparseprune.training.sensitivity_decay import SensitivityDecay
 from sparseprune.training.serene import Serene
 from sparseprune.training.slimming import Slimming, channel_masks, slimming_threshold
 from sparseprune.training.targeted_dropout import TargetedDropout
+from sparseprune.training.telemetry import Sample, Telemetry
 from sparseprune.training.variational import VariationalDropout
 
 __all__ = [
@@ -35,10 +36,12 @@ __all__ = [
     "Method",
     "Plateau",
     "Rewind",
+    "Sample",
     "SensitivityDecay",
     "Serene",
     "Slimming",
     "TargetedDropout",
+    "Telemetry",
     "Ticket",
     "Trial",
     "VariationalDropout",
