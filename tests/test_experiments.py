@@ -181,6 +181,7 @@ def test_median_and_order_of_results() -> None:
     assert results.values("n", "s", "m") == [3, 1, 2] and results.median("n", "s", "m") == 2
     assert results.values("n", "s", "x") == []
     assert tables.spread([3, 1, 2]) == "2 [1..3]" and tables.spread([1, 1]) == "1"
+    assert tables.spread([50610]) == "50,610" and tables.spread([]) == "-"
 
 
 def _small(epochs: int = 2) -> Task:

@@ -26,7 +26,8 @@ def spread(values: Sequence[float]) -> str:
     """`median [min..max]` over seeds, or - without any."""
     if not values:
         return "-"
-    low, middle, high = (f"{v:.4g}" for v in (min(values), median(values), max(values)))
+    numbers = (min(values), median(values), max(values))
+    low, middle, high = (f"{v:.4g}" if v < 1e4 else f"{v:,.0f}" for v in numbers)
     return middle if low == high else f"{middle} [{low}..{high}]"
 
 
