@@ -21,7 +21,8 @@ class InsensitiveDecay(Method):
 
     Applied to the weight that the gradient was taken at, as the papers' update rules have it, so
     just before the step. No learning rate enters: let `strength` fall with yours, or the last steps
-    of a schedule only decay. Weights only, no biases; frozen ones stay as they are. Weights come near zero, not to it: see `Plateau`, or prune.
+    of a schedule only decay. Weights only, no biases; frozen ones stay as they are. Weights come
+    near zero, not to it: see `Plateau`, or prune.
     """
 
     def __init__(self, strength: float, ignore: Ignore = ()) -> None:
