@@ -214,11 +214,42 @@ def test_bitmask_serves_no_convolution() -> None:
 
 
 def test_sorted_layout_is_as_documented() -> None:
-    packed = Csr("sorted").pack(torch.tensor([[1.0, 0, 2], [0, 3, 0]]))
+    packed = Csr("sorted").pack(torch.tensor([[1.0, 0, 2, 3], [4, 5, 0, 0]]))
     values, columns, counts, starts = (b.tolist() for b in packed.buffers())
-    assert (values, columns) == ([3, 1, 2], [1, 0, 2])  # the row with fewer nonzeros comes first
-    assert counts == [[[1, 1], [0, 2]]]
-    assert starts == [0, 3]
+    # Row 1 has fewer columns for itself and comes first; both have column 0.
+    assert (values, columns) == ([4, 1, 5, 2, 3], [0, 1, 2, 3])
+    assert counts == [[[1, 0, 1, 1, 2]]]
+    assert starts == [[0, 0], [5, 4]]
+
+
+def test_sorted_layout_pairs_rows_that_share_columns() -> None:
+    weight = torch.zeros(5, 6)
+    weight[0, :3], weight[1, 3:], weight[2, 4] = 1.0, 2.0, 5.0
+    weight[3, :3], weight[4, 3:] = 3.0, 4.0
+    packed = Csr("sorted").pack(weight)
+    values, columns, counts, starts = (b.tolist() for b in packed.buffers())
+    # Rows 0 and 3, 1 and 4 have all columns in common; row 2 is left alone, and comes last.
+    assert counts == [[[3, 0, 3, 0, 0], [4, 1, 3, 0, 0], [2, 2, 0, 0, 1]]]
+    assert values == [3, 1, 3, 1, 3, 1, 4, 2, 4, 2, 4, 2, 5]
+    assert columns == [0, 1, 2, 3, 4, 5, 4]
+    assert starts == [[0, 0], [13, 7]]
+
+
+def test_sorted_layout_pairs_within_segments_and_blocks() -> None:
+    g = torch.Generator().manual_seed(3)
+    weight = sparse_weight((300, 200), 0.3, g)
+    packed = Csr("sorted", 64).pack(weight)
+    counts = packed.counts.long()
+    assert counts.shape == (4, 150, 5)
+    for block, pairs in enumerate(counts):
+        for number, (one, two, shared, less, more) in enumerate(pairs.tolist()):
+            segment = number // 64
+            columns = slice(64 * block, 64 * block + 64)
+            a, b = (weight[128 * segment + row, columns] != 0 for row in (one, two))
+            assert shared == int((a & b).sum()) and less <= more
+            assert (less, more) == (int((a & ~b).sum()), int((b & ~a).sum()))
+    order = [tuple(pair[2:]) for pair in counts[0, :64].tolist()]
+    assert order == sorted(order)
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,43 @@ def test_values_past_the_last_row_are_refused(tmp_path: Path) -> None:
         csr_check.check(weight)
 
 
+def wrong_pairs(change: Callable[[Tensor], None]) -> str:
+    """What the check says of 5 rows in sorted pairs whose counts were changed."""
+    weight = torch.zeros(5, 8)
+    weight[0, :2], weight[1, 1:4], weight[2, 5:8], weight[3, 4:6] = 1.0, 2.0, 3.0, 4.0
+    packed = Csr("sorted").pack(weight)
+    assert packed.counts.tolist() == [[[0, 1, 1, 1, 2], [3, 2, 1, 1, 2], [4, 4, 0, 0, 0]]]
+    csr_check.check(packed)
+    change(packed.counts[0])
+    with pytest.raises(ValueError, match="csr_check: packed weight must be") as refusal:
+        csr_check.check(packed)
+    return str(refusal.value)
+
+
+def test_pairs_that_a_kernel_would_leave_its_memory_with_are_refused() -> None:
+    def more_first(pairs: Tensor) -> None:
+        pairs[0, 3], pairs[0, 4] = 2, 1
+
+    def with_company(pairs: Tensor) -> None:
+        pairs[1, 3:] -= 1
+        pairs[2, 3:] += 1
+
+    def twice(pairs: Tensor) -> None:
+        pairs[0, 1] = 2
+
+    def outside(pairs: Tensor) -> None:
+        pairs[0, 0] = 128
+
+    def unlike_starts(pairs: Tensor) -> None:
+        pairs[0, 2], pairs[0, 4] = 2, 1
+
+    assert "a first row of a pair with more columns than the second" in wrong_pairs(more_first)
+    assert "a last row that is not alone" in wrong_pairs(with_company)
+    assert "rows that do not each occur once" in wrong_pairs(twice)
+    assert "rows that do not each occur once" in wrong_pairs(outside)
+    assert "starts that contradict counts" in wrong_pairs(unlike_starts)
+
+
 def test_random_packed_weights_pass_the_check_or_are_refused() -> None:
     chance = torch.Generator().manual_seed(0)
     for rows, cols in [(0, 5), (5, 0), (1, 1), (3, 17), (130, 250), (7, 700)]:

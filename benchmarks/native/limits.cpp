@@ -110,6 +110,10 @@ void loads(const char* what, int64_t offset) {
 int main() {
   if (!__builtin_cpu_supports("avx512f")) return std::fputs("limits: needs AVX-512\n", stderr), 1;
   std::mt19937 random(1);
+  // Written, so that the compiler must read them and they have pages of their own: what was never
+  // written is one page of zeros, which caches that tell lines by address do not hold.
+  std::fill_n(panel, kLanes * kColumns, 1e-3f);
+  for (float& w : weights) w = static_cast<float>(random()) * 1e-12f;
   for (uint8_t& c : columns) c = static_cast<uint8_t>(random() % kColumns);
   std::puts("cpu,what,ns");
   loads("load, aligned", 0);

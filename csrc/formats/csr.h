@@ -40,24 +40,28 @@ struct CsrGroups {
   constexpr int64_t blocks() const { return (cols + block - 1) / block; }
 };
 
-// Layout "sorted": within a block of columns, the rows of a segment lie in order of their number
-// of nonzeros, so that the loop over one row's nonzeros ends where the last one did and the branch
-// predictor knows it. For high sparsity, where a column of four rows rarely holds two nonzeros.
+// Layout "sorted": within a block of columns, the rows of a segment go in pairs. A column that both
+// rows have is loaded once for the two; rows are paired so that they share many. Pairs lie in order
+// of the columns that they share and of those that each has besides, so that loops end where they
+// did for the pair before and the branch predictor knows it. Of two rows, the first has fewer
+// columns besides; a row without a partner is the second of the last pair of its segment.
 //
-//   segment [a . b]     order and count   (1, 1) (0, 2)     columns [1 | 0 2]   values [c | a b]
-//           [. c .]
+//   pair [a . b c]     rows 0 and 1, 1 shared, 1 and 2 more
+//        [d e . .]  -> counts  (1 0) (1 1 2)   columns [0 | 1 | 2 3]   values [d a | e | b c]
 struct CsrSorted {
   static constexpr int kRows = 128;      // rows of a segment
   static constexpr int kMaxBlock = 255;  // columns and counts fit in a byte
+  static constexpr int kPair = 5;        // counts of a pair
 
-  const float* values;     // [nonzeros]
-  const uint8_t* columns;  // [nonzeros], column within its block
-  const uint8_t* counts;   // [blocks, rows, 2], row within its segment, and its nonzeros
-  const int32_t* starts;   // [blocks * segments + 1], where a segment's values begin
+  const float* values;     // [nonzeros], shared columns with a value of each row
+  const uint8_t* columns;  // pair by pair: shared, of the first row, of the second; within the block
+  const uint8_t* counts;   // [blocks, pairs, 5]: two rows of the segment, shared, first's, second's
+  const int32_t* starts;   // [blocks * segments + 1, 2], where values and columns begin
   int64_t rows, cols;      // dense shape
   int64_t block;           // columns per block, <= kMaxBlock
 
   constexpr int64_t segments() const { return (rows + kRows - 1) / kRows; }
+  constexpr int64_t pairs() const { return (rows + 1) / 2; }
   constexpr int64_t blocks() const { return (cols + block - 1) / block; }
 };
 

@@ -31,15 +31,15 @@ inline Csr view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64
                  t.starts.const_data_ptr<int32_t>(), rows, cols};
 }
 
-// Groups and sorted: columns and counts are bytes, and every (block, unit of rows) has a start.
+// Groups and sorted: columns and counts are bytes, and every (block, unit of rows) has two starts,
+// of values and of columns.
 template <typename W>
 Csr view_blocks(const char* op, const Tensor& x, const CsrTensors& t, int64_t counts,
                 int64_t starts, W w) {
   check_packed(op, "columns", t.columns, x, ScalarType::Byte, 0);
   check_packed(op, "counts", t.counts, x, ScalarType::Byte, counts);
   check_packed(op, "starts", t.starts, x, ScalarType::Int, starts);
-  constexpr bool pairs = std::is_same_v<W, CsrGroups>;  // starts of values and of columns
-  check_end(op, "values", t.values, t.starts, pairs ? starts - 2 : starts - 1);
+  check_end(op, "values", t.values, t.starts, starts - 2);
   check_end(op, "columns", t.columns, t.starts, starts - 1);
   w.values = t.values.const_data_ptr<float>();
   w.columns = t.columns.const_data_ptr<uint8_t>();
@@ -60,11 +60,12 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
   check_packed(op, "values", t.values, x, ScalarType::Float, 0);
   if (block == 0) return view_rows(op, x, t, rows, cols);
   const int64_t last = t.counts.dim() == 3 ? t.counts.size(2) : 0;
-  check(last == CsrGroups::kPatterns || last == 2, op,
-        ": counts must be [blocks, groups, 15] or [blocks, rows, 2], as made by Csr.pack");
-  if (last == 2) {
+  check(last == CsrGroups::kPatterns || last == CsrSorted::kPair, op,
+        ": counts must be [blocks, groups, 15] or [blocks, pairs, 5], as made by Csr.pack");
+  if (last == CsrSorted::kPair) {
     const CsrSorted w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
-    return view_blocks(op, x, t, 2 * w.blocks() * rows, w.blocks() * w.segments() + 1, w);
+    const int64_t cells = w.blocks() * w.segments();
+    return view_blocks(op, x, t, w.blocks() * w.pairs() * w.kPair, 2 * (cells + 1), w);
   }
   const CsrGroups w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
   const int64_t cells = w.blocks() * w.groups();

@@ -25,9 +25,9 @@ std::vector<Weight> tensors(const CsrGroups& w, const float* bias) {
           {bias, w.rows, w.rows}};
 }
 std::vector<Weight> tensors(const CsrSorted& w, const float* bias) {
-  return {{w.values, w.starts[w.blocks() * w.segments()], 0},
+  return {{w.values, w.starts[2 * w.blocks() * w.segments()], 0},
           {w.columns, 0, 0},
-          {w.counts, 0, 2},
+          {w.counts, 0, w.kPair},
           {w.starts, 0, 0},
           {bias, w.rows, w.rows}};
 }

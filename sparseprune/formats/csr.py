@@ -25,7 +25,7 @@ class Csr(Format):
     """Compressed sparse rows, float32, in one of three layouts.
 
     "groups" lets four rows share the activations that they load: many tokens, 40 to 70 %
-    sparsity. "sorted" keeps a block of columns in L1 and its loops predictable: many tokens, above
+    sparsity. "sorted" lets pairs of rows share them and keeps its loops predictable: many tokens, above
     70 %. "rows" is plain CSR: few tokens, or very high sparsity.
 
     Args:
@@ -230,7 +230,7 @@ def entries(
     """Row and column (int64) of every value, in the order of the values."""
     if block == 0:
         return csr_rows.entries(columns, starts, rows)
-    if counts.shape[-1] == 2:
+    if counts.shape[-1] == csr_sorted.PAIR:
         return csr_sorted.entries(columns, counts, rows, block)
     return csr_groups.entries(columns, counts, rows, block)
 

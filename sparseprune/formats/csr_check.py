@@ -70,7 +70,12 @@ def _wrong_types(weight: CsrWeight) -> str | None:
             (blocks, _bundles(weight), csr_groups.PATTERNS),
             (cells + 1, 2),
         ),
-        "sorted": (torch.uint8, (nonzeros,), (blocks, rows, 2), (cells + 1,)),
+        "sorted": (
+            torch.uint8,
+            (weight.columns.numel(),),
+            (blocks, -(-rows // 2), csr_sorted.PAIR),
+            (cells + 1, 2),
+        ),
     }[weight.layout]
     expected = {
         "values": (torch.float32, (nonzeros,)),
@@ -116,18 +121,26 @@ def _wrong_groups(weight: CsrWeight) -> str | None:
 
 
 def _wrong_sorted(weight: CsrWeight) -> str | None:
-    row, count = weight.counts.long().unbind(-1)  # [blocks, rows]
-    place = torch.arange(weight.rows, device=row.device)
-    segment = place // csr_sorted.BOUND_ROWS
-    per_cell = count.new_zeros(len(count), _bundles(weight)).index_add_(1, segment, count)
-    if (reason := _wrong_starts(weight.starts, per_cell.view(-1))) is not None:
+    one, two, shared, less, more = weight.counts.long().unbind(-1)  # [blocks, pairs]
+    columns = shared + less + more
+    stored = torch.stack([columns + shared, columns], -1)
+    segment = torch.arange(columns.shape[1], device=one.device) // (csr_sorted.BOUND_ROWS // 2)
+    per_cell = stored.new_zeros(len(stored), _bundles(weight), 2).index_add_(1, segment, stored)
+    if (reason := _wrong_starts(weight.starts, per_cell.view(-1, 2))) is not None:
         return reason
-    if int(weight.starts[-1]) != weight.values.numel():
-        return "counts that do not add up to the number of values"
-    stored = (row + segment * csr_sorted.BOUND_ROWS).sort(-1).values
-    if bool((row >= csr_sorted.BOUND_ROWS).any()) or bool((stored != place).any()):
+    if weight.starts[-1].tolist() != [weight.values.numel(), weight.columns.numel()]:
+        return "counts that do not add up to the number of values and columns"
+    if bool((less > more).any()):
+        return "a first row of a pair with more columns than the second"
+    if weight.rows % 2 and bool((shared + less)[:, -1].any()):
+        return "a last row that is not alone"
+    rows = torch.cat([one[:, : weight.rows // 2], two], 1)
+    segments = torch.cat([segment[: weight.rows // 2], segment])
+    place = torch.arange(weight.rows, device=rows.device)
+    found = (rows + segments * csr_sorted.BOUND_ROWS).sort(-1).values
+    if bool((rows >= csr_sorted.BOUND_ROWS).any()) or bool((found != place).any()):
         return "rows that do not each occur once in their segment"
-    return _wrong_columns(weight, weight.starts)
+    return _wrong_columns(weight, weight.starts[:, 1])
 
 
 def _bundles(weight: CsrWeight) -> int:

@@ -1,4 +1,4 @@
-"""The csr layout "sorted": rows by number of nonzeros in a block. Picture: csrc/formats/csr.h."""
+"""The csr layout "sorted": pairs of rows that share columns. Picture: csrc/formats/csr.h."""
 
 from __future__ import annotations
 
@@ -12,40 +12,104 @@ from sparseprune.formats.csr_blocks import L1_COLUMNS
 MAX_COLS = 1 << 31
 BOUND_ROWS = 128
 """Rows of a segment, which must not belong to two groups of a convolution."""
+PAIR = 5
+"""Counts of a pair: two rows, columns that both have, more of the first, more of the second."""
 WIDTHS = (L1_COLUMNS, 64, 160)
 """Blocks of about so many columns are worth measuring."""
+UNEVEN = 0.5
+"""Shared columns that one column more in one row than in the other is worth: loops end apart."""
 
 
 def pack(weight: Tensor, block: int) -> dict[str, Any]:
-    """Buffers of a weight [rows, cols]: columns uint8, counts uint8 [blocks, rows, 2]."""
+    """Buffers of a weight [rows, cols]: columns uint8, counts uint8 [blocks, pairs, 5]."""
     rows, cols = weight.shape
     blocks, segments = -(-cols // block), -(-rows // BOUND_ROWS)
     padded = weight.new_zeros(rows, blocks * block)
     padded[:, :cols] = weight
     cells = padded.view(rows, blocks, block).transpose(0, 1)  # [blocks, rows, block]
-    count = (cells != 0).sum(-1)
-    # Sorted by segment first, then by count; stable, so that equal weights pack equally.
-    segment = torch.arange(rows, device=weight.device) // BOUND_ROWS
-    order = (segment * (block + 1) + count).sort(dim=-1, stable=True).indices
-    cells = cells.gather(1, order[..., None].expand(-1, -1, block))
-    count = count.gather(1, order)
-    starts = torch.zeros(blocks * segments + 1, dtype=torch.int32, device=weight.device)
-    per_segment = count.new_zeros(blocks, segments).index_add_(1, segment, count)
-    starts[1:] = per_segment.flatten().cumsum(0)
-    kept = cells != 0
+    one, two = _pairs(cells != 0)  # rows [blocks, pairs]
+    first, second = (cells.gather(1, r[..., None].expand(-1, -1, block)) for r in (one, two))
+    if rows % 2:
+        first[:, -1] = 0  # the last row is alone
+    both = (first != 0) & (second != 0)
+    parts = torch.stack([both, (first != 0) & ~both, (second != 0) & ~both], 2)
+    count = parts.sum(-1)  # [blocks, pairs, 3]
+    kept = torch.cat([both.repeat_interleave(2, -1), parts[:, :, 1], parts[:, :, 2]], -1)
+    values = torch.cat([torch.stack([first, second], -1).flatten(-2), first, second], -1)
+    segment = torch.arange(count.shape[1], device=weight.device) // (BOUND_ROWS // 2)
+    stored = torch.stack([count.sum(-1) + count[..., 0], count.sum(-1)], -1)
+    per_segment = stored.new_zeros(blocks, segments, 2).index_add_(1, segment, stored)
+    starts = torch.zeros(blocks * segments + 1, 2, dtype=torch.int32, device=weight.device)
+    starts[1:] = per_segment.view(-1, 2).cumsum(0)
     return {
         "block": block,
-        "values": cells[kept],
-        "columns": kept.nonzero()[:, 2].to(torch.uint8),
-        "counts": torch.stack([order % BOUND_ROWS, count], -1).to(torch.uint8),
+        "values": values[kept],
+        "columns": parts.nonzero()[:, 3].to(torch.uint8),
+        "counts": torch.cat([torch.stack([one, two], -1) % BOUND_ROWS, count], -1).to(torch.uint8),
         "starts": starts,
     }
 
 
+def _pairs(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of every pair [blocks, pairs], segment by segment, of kept [blocks, rows, block]."""
+    blocks, rows, block = kept.shape
+    whole = rows // BOUND_ROWS * BOUND_ROWS
+    parts = [torch.zeros(2, blocks, 0, dtype=torch.int64, device=kept.device)]
+    for begin, end, n in ((0, whole, BOUND_ROWS), (whole, rows, rows - whole)):
+        if begin < end:
+            matched = _match(kept[:, begin:end].reshape(-1, n, block))
+            offset = torch.arange(begin, end, n, device=kept.device)[:, None]
+            parts.append((matched.reshape(2, blocks, len(offset), -(-n // 2)) + offset).flatten(2))
+    one, two = torch.cat(parts, 2)
+    return one, two
+
+
+def _match(kept: Tensor) -> Tensor:
+    """Pairs [2, segments, pairs] of the rows of each segment, of kept [segments, rows, block].
+
+    Greedy: the row with the most columns takes the one with which it shares most, less what they
+    differ in number. The first of a pair has fewer columns for itself; a last row is both of its.
+    """
+    count = kept.sum(-1)
+    order = count.sort(dim=-1, descending=True, stable=True).indices
+    count = count.gather(1, order)
+    ordered = kept.gather(1, order[..., None].expand_as(kept)).float()
+    shared = ordered @ ordered.transpose(1, 2)  # whole numbers, exact
+    score = shared - UNEVEN * (count[:, :, None] - count[:, None, :]).abs()
+    free = torch.ones_like(count, dtype=torch.bool)
+    at = torch.arange(len(kept), device=kept.device)
+    found = []
+    for _ in range(kept.shape[1] // 2):
+        one = free.byte().argmax(-1)
+        free[at, one] = False
+        two = score[at, one].masked_fill(~free, -torch.inf).argmax(-1)
+        free[at, two] = False
+        found.append(torch.stack([two, one], -1))  # the one found first has as many or more
+    pairs = torch.stack(found, 1) if found else free.new_zeros(len(kept), 0, 2, dtype=torch.int64)
+    both = shared[at[:, None], pairs[..., 0], pairs[..., 1]].long()
+    alone = count.gather(1, pairs.flatten(1)).view_as(pairs) - both[..., None]
+    key = (both << 16) + (alone[..., 0] << 8) + alone[..., 1]
+    pairs = pairs.gather(1, key.sort(dim=-1, stable=True).indices[..., None].expand_as(pairs))
+    if kept.shape[1] % 2:
+        last = free.byte().argmax(-1)[:, None, None].expand(-1, 1, 2)
+        pairs = torch.cat([pairs, last], 1)
+    return order.gather(1, pairs.flatten(1)).view_as(pairs).permute(2, 0, 1)
+
+
 def entries(columns: Tensor, counts: Tensor, rows: int, block: int) -> tuple[Tensor, Tensor]:
     """Row and column (int64) of every value, in the order of the values."""
-    flat = counts.long().view(-1, 2)  # (row within its segment, nonzeros), block by block
-    place = torch.arange(len(flat), device=counts.device)
-    row = place % max(1, rows) // BOUND_ROWS * BOUND_ROWS + flat[:, 0]
-    column = columns.long() + (place // max(1, rows) * block).repeat_interleave(flat[:, 1])
-    return row.repeat_interleave(flat[:, 1]), column
+    pairs = max(1, -(-rows // 2))
+    one, two, shared, less, more = counts.long().view(-1, PAIR).unbind(-1)
+    lengths = torch.stack([2 * shared, less, more], -1).view(-1)  # of values
+    part = torch.arange(len(lengths), device=counts.device).repeat_interleave(lengths)
+    place = torch.arange(len(part), device=counts.device) - (lengths.cumsum(0) - lengths)[part]
+    pair, part = part // 3, part % 3
+    is_shared = part == 0
+    second = torch.where(is_shared, place % 2, part - 1)
+    before = torch.stack([torch.zeros_like(shared), shared, shared + less], -1).view(-1)
+    width = shared + less + more
+    start = width.cumsum(0) - width
+    column = start[pair] + before[pair * 3 + part] + torch.where(is_shared, place // 2, place)
+    row = torch.where(second == 1, two[pair], one[pair])
+    segment, of_block = pair % pairs // (BOUND_ROWS // 2), pair // pairs
+    return row + segment * BOUND_ROWS, columns.long()[column] + of_block * block

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_groups import PATTERNS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
+from sparseprune.formats.csr_sorted import PAIR
 from sparseprune.ops.windows import check_window
 
 MAX_BLOCK = 255
@@ -58,7 +59,7 @@ def check_conv2d(
     check_window(op, x, rows, cols, kernel_size, stride, padding, dilation, groups)
     check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
     if groups > 1 and block > 0:
-        bound = SEGMENT_ROWS if counts.shape[-1] == 2 else GROUP_ROWS
+        bound = SEGMENT_ROWS if counts.shape[-1] == PAIR else GROUP_ROWS
         torch._check(
             rows // groups % bound == 0,
             lambda: (
@@ -114,14 +115,15 @@ def check_packed(
         return
     last = counts.shape[-1] if counts.dim() == 3 else 0
     torch._check(
-        last in (PATTERNS, 2),
+        last in (PATTERNS, PAIR),
         lambda: (
-            f"{op}: counts must be [blocks, groups, 15] or [blocks, rows, 2], "
+            f"{op}: counts must be [blocks, groups, 15] or [blocks, pairs, 5], "
             f"as made by Csr.pack, got {tuple(counts.shape)}"
         ),
     )
     blocks = -(-cols // block)
-    cells = blocks * -(-rows // (SEGMENT_ROWS if last == 2 else GROUP_ROWS))
+    cells = blocks * -(-rows // (SEGMENT_ROWS if last == PAIR else GROUP_ROWS))
+    bundles = blocks * -(-rows // 2) if last == PAIR else cells
     check("columns", columns, torch.uint8, 0)
-    check("counts", counts, torch.uint8, 2 * blocks * rows if last == 2 else PATTERNS * cells)
-    check("starts", starts, torch.int32, cells + 1 if last == 2 else 2 * (cells + 1))
+    check("counts", counts, torch.uint8, last * bundles)
+    check("starts", starts, torch.int32, 2 * (cells + 1))

@@ -3,6 +3,8 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "formats/bitmask.h"
@@ -63,24 +65,47 @@ inline Packed pack_groups(const Dense& w, int64_t block) {
   return p;
 }
 
+// Rows of a segment by their columns in the block, two neighbours a pair: any pairs are right.
 inline Packed pack_sorted(const Dense& w, int64_t block) {
+  using Columns = std::vector<uint8_t>;
   Packed p;
-  p.starts = {0};
+  p.starts = {0, 0};
   for (int64_t begin = 0; begin < w.cols; begin += block)
     for (int64_t row = 0; row < w.rows; row += sparseprune::CsrSorted::kRows) {
       const int64_t rows = std::min(w.rows - row, sparseprune::CsrSorted::kRows + int64_t{0});
-      for (int64_t nonzeros = 0; nonzeros <= block; ++nonzeros)
-        for (int64_t r = 0; r < rows; ++r) {
-          std::vector<uint8_t> columns;
-          for (int64_t c = begin; c < std::min(begin + block, w.cols); ++c)
-            if (w.at(row + r, c) != 0.f) columns.push_back(static_cast<uint8_t>(c - begin));
-          if (size_of(columns) != nonzeros) continue;
-          p.counts.push_back(static_cast<uint8_t>(r));
-          p.counts.push_back(static_cast<uint8_t>(nonzeros));
-          for (uint8_t c : columns) p.values.push_back(w.at(row + r, begin + c));
-          p.columns.insert(p.columns.end(), columns.begin(), columns.end());
-        }
+      std::vector<std::pair<Columns, int64_t>> list;
+      for (int64_t r = 0; r < rows; ++r) {
+        Columns columns;
+        for (int64_t c = begin; c < std::min(begin + block, w.cols); ++c)
+          if (w.at(row + r, c) != 0.f) columns.push_back(static_cast<uint8_t>(c - begin));
+        list.emplace_back(columns, r);
+      }
+      std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) {
+        return a.first.size() > b.first.size();
+      });
+      if (rows % 2) list.emplace_back(Columns{}, list.back().second);  // its own first
+      for (size_t i = 0; i < list.size(); i += 2) {
+        const auto& [more, second] = list[i];
+        const auto& [less, first] = list[i + 1];
+        Columns both, only_less, only_more;
+        std::set_intersection(less.begin(), less.end(), more.begin(), more.end(),
+                              std::back_inserter(both));
+        std::set_difference(less.begin(), less.end(), both.begin(), both.end(),
+                            std::back_inserter(only_less));
+        std::set_difference(more.begin(), more.end(), both.begin(), both.end(),
+                            std::back_inserter(only_more));
+        for (const int64_t count : {first, second, int64_t{size_of(both)},
+                                    int64_t{size_of(only_less)}, int64_t{size_of(only_more)}})
+          p.counts.push_back(static_cast<uint8_t>(count));
+        for (uint8_t c : both)
+          for (int64_t r : {first, second}) p.values.push_back(w.at(row + r, begin + c));
+        for (uint8_t c : only_less) p.values.push_back(w.at(row + first, begin + c));
+        for (uint8_t c : only_more) p.values.push_back(w.at(row + second, begin + c));
+        for (const Columns& part : {both, only_less, only_more})
+          p.columns.insert(p.columns.end(), part.begin(), part.end());
+      }
       p.starts.push_back(size_of(p.values));
+      p.starts.push_back(size_of(p.columns));
     }
   return p;
 }

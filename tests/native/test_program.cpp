@@ -131,7 +131,7 @@ using Pack = Packed (*)(const Dense&);
 const std::map<std::string, std::pair<Pack, int64_t>> kLayouts = {
     {"rows", {pack_rows, 0}},
     {"groups", {[](const Dense& w) { return pack_groups(w, 24); }, 15}},
-    {"sorted", {[](const Dense& w) { return pack_sorted(w, 24); }, 2}}};
+    {"sorted", {[](const Dense& w) { return pack_sorted(w, 24); }, 5}}};
 
 Threads threads_of(int64_t count) {
   return {count, [](int64_t n, const std::function<void(int64_t)>& task) {

@@ -39,8 +39,8 @@ inline int64_t nonzeros_before(const CsrGroups& w, int64_t u) {
 inline int64_t nonzeros_before(const CsrSorted& w, int64_t u) {
   int64_t sum = 0;
   for (int64_t b = 0; b < w.blocks(); ++b) {
-    const int32_t* cell = w.starts + b * w.segments();
-    sum += cell[u] - cell[0];
+    const int32_t* cell = w.starts + 2 * b * w.segments();
+    sum += cell[2 * u] - cell[0];
   }
   return sum;
 }

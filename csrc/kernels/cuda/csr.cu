@@ -99,7 +99,7 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
   }
 }
 
-// A warp per (token, segment): it walks the rows in their stored order, lanes share the nonzeros.
+// A warp per (token, segment): it walks the pairs of rows, lanes share the columns.
 template <typename Access>
 __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float* bias,
                          Clamp clamp) {
@@ -114,16 +114,22 @@ __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float
     for (int r = lane; r < rows; r += kWarp) sum[r] = bias ? bias[first + r] : 0.f;
     __syncwarp();
     for (int64_t block = 0; block < w.blocks(); ++block) {
-      const uint8_t* cell = w.counts + 2 * (block * w.rows + first);
-      int64_t start = w.starts[block * segments + segment];
-      for (int r = 0; r < rows; ++r, cell += 2) {
-        float part = 0.f;
-        for (int n = lane; n < cell[1]; n += kWarp)
-          part += w.values[start + n] *
-                  access.read(token, first, block * w.block + w.columns[start + n]);
-        part = warp_sum(part);
-        if (lane == 0) sum[cell[0]] += part;
-        start += cell[1];
+      const uint8_t* pair = w.counts + CsrSorted::kPair * (block * w.pairs() + first / 2);
+      const int32_t* start = w.starts + 2 * (block * segments + segment);
+      const float* value = w.values + start[0];
+      const uint8_t* column = w.columns + start[1];
+      for (int r = 0; r < rows; r += 2, pair += CsrSorted::kPair) {
+        const int shared = pair[2], less = shared + pair[3], all = less + pair[4];
+        float part1 = 0.f, part2 = 0.f;
+        for (int n = lane; n < all; n += kWarp) {
+          const float x = access.read(token, first, block * w.block + column[n]);
+          const float v = value[n < shared ? 2 * n : shared + n];
+          (n < less ? part1 : part2) += v * x;
+          if (n < shared) part2 += value[2 * n + 1] * x;
+        }
+        part1 = warp_sum(part1), part2 = warp_sum(part2);
+        if (lane == 0) sum[pair[0]] += part1, sum[pair[1]] += part2;
+        value += shared + all, column += all;
       }
     }
     __syncwarp();
