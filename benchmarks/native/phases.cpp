@@ -1,5 +1,9 @@
-// Where the time of one csr tile goes: 64 tokens of a 1024 x 1024 layer, one thread, best of 30.
+// Where the time of one csr tile goes: 64 tokens of a 1024 x 1024 layer, one thread, median of 30;
+// six weights in turn, so that no branch predictor knows them by heart. Rows of csr/sorted are
+// paired by count alone (pack.h), not by what they share.
 //   phases > benchmarks/results/phases-<cpu>.csv
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -15,17 +19,20 @@ using namespace sparseprune;
 namespace {
 
 constexpr int64_t kRows = 1024, kCols = 1024, kTokens = 64;
+constexpr int kWeights = 6;
 
+// run(number of a weight)
 template <typename F>
-double best_us(const F& run) {
-  double best = 1e30;
-  for (int i = 0; i < 30; ++i) {
+double median_us(const F& run) {
+  std::array<double, 5 * kWeights> us;
+  for (size_t i = 0; i < us.size(); ++i) {
     const auto start = std::chrono::steady_clock::now();
-    run();
+    run(i % kWeights);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    best = std::min(best, taken.count() * 1e6);
+    us[i] = taken.count() * 1e6;
   }
-  return best;
+  std::nth_element(us.begin(), us.begin() + us.size() / 2, us.end());
+  return us[us.size() / 2];
 }
 
 float* aligned(int64_t floats) {
@@ -41,18 +48,27 @@ std::string cpu_name() {
   return "unknown";
 }
 
-void measure(double sparsity, int64_t block) {
-  std::mt19937 random(1);
+Dense random_weight(double sparsity, std::mt19937& random) {
   std::uniform_real_distribution<float> uniform(0.f, 1.f);
   Dense dense{kRows, kCols, std::vector<float>(kRows * kCols)};
   for (float& w : dense.weights) w = uniform(random) < sparsity ? 0.f : uniform(random) + .1f;
-  const Packed r = pack_rows(dense), g = pack_groups(dense, block), s = pack_sorted(dense, block);
-  const CsrRows rows{r.values.data(), r.wide_columns.data(), r.starts.data(), kRows, kCols};
-  const CsrGroups groups{
-      g.values.data(), g.columns.data(), g.counts.data(), g.starts.data(), kRows, kCols, block};
-  const CsrSorted sorted{
-      s.values.data(), s.columns.data(), s.counts.data(), s.starts.data(), kRows, kCols, block};
+  return dense;
+}
 
+template <typename W>
+W view(const Packed& p, int64_t block) {
+  return {p.values.data(), p.columns.data(), p.counts.data(), p.starts.data(), kRows, kCols, block};
+}
+
+void measure(double sparsity, int64_t block) {
+  std::mt19937 random(1);
+  std::vector<Packed> rows, groups, sorted;
+  for (int i = 0; i < kWeights; ++i) {
+    const Dense dense = random_weight(sparsity, random);
+    rows.push_back(pack_rows(dense));
+    groups.push_back(pack_groups(dense, block));
+    sorted.push_back(pack_sorted(dense, block));
+  }
   const PanelKernels& panels = panel_kernels();
   const CsrKernels& kernels = csr_kernels();
   const int vectors = panels.max_vectors;
@@ -64,20 +80,27 @@ void measure(double sparsity, int64_t block) {
                 sparsity, static_cast<long>(block), phase, static_cast<long>(kTokens),
                 us * static_cast<double>(kTokens / lanes));
   };
-  print("pack", best_us([&] {
+  print("pack", median_us([&](size_t) {
           for (int64_t c = 0; c < kCols; c += block)
             panels.pack_tokens(x, kCols, lanes, c, std::min(c + block, kCols), panel, lanes);
         }));
-  print("groups", best_us([&] {
-          for (int64_t b = 0; b < groups.blocks(); ++b)
-            kernels.groups(groups, b, panel, vectors, acc, 0, groups.groups(), {});
+  print("groups", median_us([&](size_t i) {
+          const auto w = view<CsrGroups>(groups[i], block);
+          for (int64_t b = 0; b < w.blocks(); ++b)
+            kernels.groups(w, b, panel + b * block * lanes, vectors, acc, 0, w.groups(), {});
         }));
-  print("sorted", best_us([&] {
-          for (int64_t b = 0; b < sorted.blocks(); ++b)
-            kernels.sorted(sorted, b, panel, vectors, acc, 0, sorted.segments(), {});
+  print("sorted", median_us([&](size_t i) {
+          const auto w = view<CsrSorted>(sorted[i], block);
+          for (int64_t b = 0; b < w.blocks(); ++b)
+            kernels.sorted(w, b, panel + b * block * lanes, vectors, acc, 0, w.segments(), {});
         }));
-  print("rows", best_us([&] { kernels.rows(rows, panel, vectors, acc, 0, kRows, {}); }));
-  print("store", best_us([&] { panels.store_tokens(acc, lanes, kRows, lanes, y, kRows, {}); }));
+  print("rows", median_us([&](size_t i) {
+          const CsrRows w{rows[i].values.data(), rows[i].wide_columns.data(), rows[i].starts.data(),
+                          kRows, kCols};
+          kernels.rows(w, panel, vectors, acc, 0, kRows, {});
+        }));
+  print("store",
+        median_us([&](size_t) { panels.store_tokens(acc, lanes, kRows, lanes, y, kRows, {}); }));
 }
 
 }  // namespace

@@ -53,12 +53,13 @@ struct CsrSorted {
   static constexpr int kMaxBlock = 255;  // columns and counts fit in a byte
   static constexpr int kPair = 5;        // counts of a pair
 
-  const float* values;     // [nonzeros], shared columns with a value of each row
-  const uint8_t* columns;  // pair by pair: shared, of the first row, of the second; within the block
-  const uint8_t* counts;   // [blocks, pairs, 5]: two rows of the segment, shared, first's, second's
-  const int32_t* starts;   // [blocks * segments + 1, 2], where values and columns begin
-  int64_t rows, cols;      // dense shape
-  int64_t block;           // columns per block, <= kMaxBlock
+  const float* values;  // [nonzeros], shared columns with a value of each row
+  const uint8_t*
+      columns;            // pair by pair: shared, of the first row, of the second; within the block
+  const uint8_t* counts;  // [blocks, pairs, 5]: two rows of the segment, shared, first's, second's
+  const int32_t* starts;  // [blocks * segments + 1, 2], where values and columns begin
+  int64_t rows, cols;     // dense shape
+  int64_t block;          // columns per block, <= kMaxBlock
 
   constexpr int64_t segments() const { return (rows + kRows - 1) / kRows; }
   constexpr int64_t pairs() const { return (rows + 1) / 2; }

@@ -25,8 +25,8 @@ class Csr(Format):
     """Compressed sparse rows, float32, in one of three layouts.
 
     "groups" lets four rows share the activations that they load: many tokens, 40 to 70 %
-    sparsity. "sorted" lets pairs of rows share them and keeps its loops predictable: many tokens, above
-    70 %. "rows" is plain CSR: few tokens, or very high sparsity.
+    sparsity. "sorted" lets pairs of rows share them and keeps its loops predictable: many tokens,
+    above 70 %. "rows" is plain CSR: few tokens, or very high sparsity.
 
     Args:
         layout: ``"groups"``, ``"sorted"`` or ``"rows"``.
