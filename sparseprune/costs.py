@@ -119,7 +119,7 @@ def packed_ns(name: str, work: Work, engine: str) -> float:
         engine: instruction set level of the kernels; "reference" and devices are unknown.
     """
     cost = COSTS.get(name)
-    if cost is None or engine in ("reference", "cuda"):
+    if cost is None or engine in ("reference", "cuda", "triton"):
         return math.inf
     return cost(work, ISAS.get(engine, PORTABLE))
 
