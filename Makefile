@@ -3,7 +3,8 @@
 # make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
 # make phases  where a kernel's time goes        make peers   beside other runtimes
 # make clean   remove what these made
-# Each sets up what it needs in $(VENV) first.
+# Each sets up what it needs in $(VENV) first, but for
+# make gpu-check OUT=folder   builds, tests and times on a GPU with $(PYTHON) as it is, offline
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 
 NATIVE_BUILD := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S tests/native
 
-.PHONY: setup demo test slow bench lint format sanitize phases peers deepsparse clean
+.PHONY: setup demo test slow bench lint format sanitize phases gpu-check peers deepsparse clean
 
 setup: $(READY)
 
@@ -81,6 +82,10 @@ phases: $(READY)
 	build/native/planes | tee planes.csv
 	build/native/limits | tee limits.csv
 
+# In under 8 minutes: logs, CSV and picture in OUT, a short table last.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu.check --out $(if $(filter file,$(origin OUT)),gpu-out,$(OUT))
+
 # sparseprune beside other runtimes (benchmarks/peers), e.g. make peers PEERS="--cases resnet".
 PEERS ?=
 DEEPSPARSE := build/deepsparse
@@ -106,4 +111,4 @@ deepsparse:
 	    "3.11 with venv among $(DEEPSPARSE_PYTHONS), or its wheel does not install"; }
 
 clean:
-	rm -rf $(VENV) build demo-out peers-out sparseprune/*.so *.egg-info
+	rm -rf $(VENV) build demo-out peers-out gpu-out sparseprune/*.so *.egg-info
