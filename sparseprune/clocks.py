@@ -120,7 +120,7 @@ class CudaGpu:
 
     def ms(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
         """Between two events."""
-        return start.elapsed_time(end)
+        return float(start.elapsed_time(end))
 
 
 @lru_cache(maxsize=1)

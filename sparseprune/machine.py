@@ -50,7 +50,7 @@ def cuda_words(device: torch.device) -> list[str]:
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()  # CUDA that it knows, 13000
     return [
         "on", torch.cuda.get_device_name(device), "driver", str(driver),
-        "cuda", str(torch.version.cuda), "conv", torch.backends.cudnn.conv.fp32_precision,
+        "cuda", str(torch.version.cuda), "conv", torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
     ]  # fmt: skip
 
 

@@ -196,7 +196,9 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Backends as on a machine with a CUDA device; nothing may run there."""
     here = tuple(replace(b, missing=None) if b.device == "cuda" else b for b in backends.BACKENDS)
     monkeypatch.setattr(backends, "BACKENDS", here)
-    monkeypatch.setattr(backends, "has_kernel", lambda op, device: "csr" not in op or "_t" not in op)
+    monkeypatch.setattr(
+        backends, "has_kernel", lambda op, device: "csr" not in op or "_t" not in op
+    )
     return torch.device("cuda")
 
 

@@ -16,8 +16,8 @@ from sparseprune.formats import FORMATS, Format
 from sparseprune.nn import SPARSE
 from sparseprune.prune import prune
 
-from .cases import Case, Problem
 from .caps import cap, computed_share, ridge
+from .cases import Case, Problem
 from .results import Row
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -56,7 +56,9 @@ def measure(
         times = _times(pruned, rival, x, right, seconds)
         for name, row in rows.items():
             dense = {"eager_ms": times["eager"], "compile_ms": times.get("compile")}
-            note = row.note or ("" if name in times else "did not run") or (why if not rival else "")
+            note = (
+                row.note or ("" if name in times else "did not run") or (why if not rival else "")
+            )
             yield replace(row, **dense, ms=times.get(name), note=note)
 
 
@@ -68,8 +70,9 @@ def _dense(problem: Problem, device: torch.device) -> tuple[Layer, Tensor]:
         layer = nn.Linear(problem.cols, problem.rows, device=device)
         x = torch.randn(problem.tokens, problem.cols, device=device, dtype=dtype)
     else:
-        layer = nn.Conv2d(problem.cols, problem.rows, problem.kernel, device=device,
-                          padding=problem.kernel // 2).to(memory_format=torch.channels_last)  # fmt: skip
+        side = problem.kernel
+        layer = nn.Conv2d(problem.cols, problem.rows, side, padding=side // 2, device=device)
+        layer = layer.to(memory_format=torch.channels_last)
         x = torch.randn(problem.tokens, problem.cols, *problem.size, device=device, dtype=dtype)
         x = x.to(memory_format=torch.channels_last)
     return layer.to(dtype).float().requires_grad_(False), x

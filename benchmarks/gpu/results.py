@@ -138,8 +138,8 @@ def plot(rows: Sequence[Row], about: dict[str, Any], path: Path) -> None:
     places = range(len(shown))
     axis.barh(places, [row.cap or 0.0 for row in shown], color="#dddddd", label="hardware allows")
     axis.barh(places, [row.ratio or 0.0 for row in shown], 0.5, color="#0072B2", label="measured")
-    targets = [(row.target, i) for i, row in enumerate(shown) if row.target is not None]
-    axis.scatter(*zip(*targets), color="#D55E00", marker="|", s=90, label="to reach") if targets else 0
+    targets = {i: row.target for i, row in enumerate(shown) if row.target is not None}
+    axis.scatter([*targets.values()], [*targets], color="#D55E00", marker="|", s=90, label="goal")
     axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
     axis.set_yticks(places, [f"{row.layer}, {row.pruned}: {row.runs}" for row in shown], fontsize=7)
     axis.invert_yaxis()

@@ -128,8 +128,8 @@ def _tell_of_move(before: torch.device, now: torch.device, wanted: str, follows:
     """Once for a whole model: Python shows equal warnings of one place once."""
     gave_way = "" if follows else f"; backend {wanted!r} does not serve {now.type}, 'auto' does"
     warn(
-        f"sparseprune: packed layers moved from {before.type} to {now.type}, but their formats were "
-        f"chosen for {before.type}; convert there to choose anew{gave_way}"
+        f"sparseprune: packed layers moved from {before.type} to {now.type}, but their formats "
+        f"were chosen for {before.type}; convert there to choose anew{gave_way}"
     )
 
 

@@ -130,8 +130,8 @@ def magnitudes_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return dense_linear(clean, weight.abs(), None if bias is None else bias.abs())
 
 
-def magnitudes_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, problem: ConvProblem) -> Tensor:
+def magnitudes_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, problem: ConvProblem
+) -> Tensor:
     clean = x.nan_to_num(0, 0, 0).abs()
-    return dense_conv2d(
-        clean, weight.abs(), None if bias is None else bias.abs(), *problem.window
-    )
+    return dense_conv2d(clean, weight.abs(), None if bias is None else bias.abs(), *problem.window)

@@ -58,9 +58,7 @@ def test_conv2d(fmt: Format, dtype: torch.dtype, problem: ConvProblem) -> None:
     packed = fmt.pack(matrix.to(DEVICE), problem.groups)
     expected, scale = exact_conv2d(problem, dtype)
     if (places := stored(packed)) is not None:
-        expected = dense_conv2d(
-            x, weight, bias, *problem.window, stored=places.view(weight.shape)
-        )
+        expected = dense_conv2d(x, weight, bias, *problem.window, stored=places.view(weight.shape))
     x, bias = there(x, bias)
     for backend in backends_of(fmt, problem.name):
         y = packed.use(backend).conv2d(x, bias, problem.kernel, *problem.window)
