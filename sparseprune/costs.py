@@ -118,7 +118,7 @@ def packed_ns(name: str, work: Work, engine: str) -> float:
         work: what there is to do.
         engine: instruction set level of the kernels; "reference" and devices are unknown.
     """
-    cost = COSTS.get(name)
+    cost = COSTS.get(name) or COSTS.get(name.partition("/")[0])  # whatever the grid of blocks
     if cost is None or engine in ("reference", "cuda", "triton"):
         return math.inf
     return cost(work, ISAS.get(engine, PORTABLE))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 RIDGE = {("H200", 16): 184.0, ("H200", 32): 31.0}
 """Part of a device's name, bits of a weight -> uses of a weight from which a dense layer takes the
-time of its products, not of its bytes. Measured on an H200: 4.3 TB/s, 769 to 798 TFLOP/s in 16 bits;
-67 TFLOP/s in float32 by specification."""
+time of its products, not of its bytes. Measured on an H200: 4.3 TB/s, 769 to 798 TFLOP/s in 16
+bits; 67 TFLOP/s in float32 by specification."""
 
 
 def ridge(device: str, bits: int) -> float | None:

@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def carry_out(stages: Sequence[Stage], budget: Budget, out: Path) -> list[Outcome]:
-    """All stages, whatever becomes of one: without compiled kernels Triton's can still be tested."""
+    """All stages, whatever becomes of one: without compiled kernels Triton's are still tested."""
     outcomes = []
     for stage in stages:
         print(f"== {stage.name}", flush=True)

@@ -52,7 +52,8 @@ def test_linear(fmt: Format, dtype: torch.dtype, problem: LinearProblem) -> None
 def test_conv2d(fmt: Format, dtype: torch.dtype, problem: ConvProblem) -> None:
     x, weight, bias = tensors(problem, dtype)
     matrix = weight.flatten(1)
-    if "Conv2d" not in fmt.serves or fmt.refuses(matrix, problem.groups):
+    half_csr = fmt.stem == "csr" and dtype != torch.float32  # for Linear layers alone
+    if half_csr or "Conv2d" not in fmt.serves or fmt.refuses(matrix, problem.groups):
         pytest.skip("the format does not hold it")
     fmt = fmt.settled(matrix, problem.groups)
     packed = fmt.pack(matrix.to(DEVICE), problem.groups)
