@@ -130,7 +130,24 @@ def choose(
     stem: str | None = None,
     lacking: Lacking | None = None,
 ) -> Backend:
-    """The first backend that does not refuse the device; falling to the reference is said once.
+    """As :func:`find`; falling to the reference is said once.
+
+    Raises:
+        ValueError: unknown backend, or the wanted one refuses.
+    """
+    chosen = find(device, wanted, stem, lacking)
+    if chosen is REFERENCE and wanted == "auto" and _forced is None:
+        _tell(device, stem, lacking)
+    return chosen
+
+
+def find(
+    device: torch.device,
+    wanted: str = "auto",
+    stem: str | None = None,
+    lacking: Lacking | None = None,
+) -> Backend:
+    """The first backend that does not refuse the device.
 
     Args:
         device: where the layer is.
@@ -152,10 +169,7 @@ def choose(
         return known[wanted]
     if _forced is not None:
         return _forced
-    chosen = next(b for b in BACKENDS if b.refuses(device, stem, lacking) is None)
-    if chosen is REFERENCE:
-        _tell(device, stem, lacking)
-    return chosen
+    return next(b for b in BACKENDS if b.refuses(device, stem, lacking) is None)
 
 
 def serves(

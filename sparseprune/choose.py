@@ -135,12 +135,12 @@ def _compare(
         worth = fitting
     refusals |= {f.name: f"{f.stem} is not meant for it" for f in fitting if f not in worth}
     worth = [f.settled(weight, groups) for f in worth]
-    engines = {
-        f.name: _engine(
-            backends.choose(weight.device, backend, f.stem, f.lacking).namespace, weight.device
-        )
-        for f in worth
-    }
+    engines = {f.name: _would_compute(twin, f, weight.device, backend) for f in worth}
+    if weight.device.type != "cpu" and (keep_dense, backend) == ("auto", "auto"):
+        hopeless = [f for f in worth if engines[f.name] == "reference"]
+        refusals |= {f.name: f"{f.name} has no kernel on {weight.device.type}" for f in hopeless}
+        worth = [f for f in worth if f not in hopeless]
+        engines = {f.name: engines[f.name] for f in worth}
     measures = tuning.measures()
     times = _known(layer, engines, kept) if measures else _estimates(layer, engines)
     candidates: dict[str, nn.Module] = {}
@@ -175,14 +175,19 @@ def _misfit(f: Format, kind: str) -> str | None:
 def engine(layer: Any) -> str:
     """Who computes this packed layer: an instruction set, a device or the reference."""
     weight: PackedWeight = layer.weight
-    if isinstance(layer, ByProgram) and not backends.has_kernel(
-        f"{weight.namespace}::run", weight.device.type
-    ):
+    return _engine(type(layer), weight.namespace, weight.device)
+
+
+def _would_compute(kind: type[Any], f: Format, device: torch.device, backend: str) -> str:
+    """As :func:`engine`, of a layer of this kind before its weight is packed."""
+    found = backends.find(device, backend, f.stem, f.lacking)
+    return _engine(kind, found.namespace, device)
+
+
+def _engine(kind: type[Any], namespace: str, device: torch.device) -> str:
+    by_program = issubclass(kind, ByProgram)
+    if by_program and not backends.has_kernel(f"{namespace}::run", device.type):
         return "reference"
-    return _engine(weight.namespace, weight.device)
-
-
-def _engine(namespace: str, device: torch.device) -> str:
     if namespace == backends.REFERENCE.namespace:
         return "reference"
     if device.type == "cpu":

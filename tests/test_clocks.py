@@ -230,6 +230,20 @@ def test_without_cuda_kernels_for_a_block_and_triton_it_says_why(
         assert backends.choose(with_cuda, "auto", "block", Block(4, 8).lacking).name == "reference"
 
 
+def test_what_only_the_reference_would_run_on_cuda_is_not_timed(
+    with_cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparseprune.nn import SparseConv1d, SparseLinear
+
+    monkeypatch.setattr(backends, "has_kernel", lambda op, device: not op.endswith("::run"))
+    would = choose._would_compute
+    assert would(SparseLinear, Csr("rows"), with_cuda, "auto") == "cuda"
+    assert would(SparseConv1d, Csr("rows"), with_cuda, "auto") == "reference"
+    assert would(SparseLinear, Block(4, 8), with_cuda, "auto") == "triton"
+    assert would(SparseLinear, Block(4, 8), with_cuda, "reference") == "reference"
+    assert would(SparseConv1d, Csr("rows"), torch.device("cpu"), "reference") == "reference"
+
+
 def test_a_grid_is_settled_before_it_is_timed() -> None:
     weight = torch.ones(64, 64)
     weight[:32, :32] = 0

@@ -100,7 +100,10 @@ HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int) -> None:
     g = torch.Generator().manual_seed(tokens)
     weight = sparse_weight((70, 130), 0.3, g).to(dtype)
-    x, bias = torch.randn(tokens, 130, generator=g).to(dtype), torch.randn(70, generator=g).to(dtype)
+    x, bias = (
+        torch.randn(tokens, 130, generator=g).to(dtype),
+        torch.randn(70, generator=g).to(dtype),
+    )
     with backends.only(backend):
         packed = fmt.pack(weight)
         y = packed.linear(x, bias, (-5.0, None))

@@ -72,7 +72,8 @@ class Bitmask(Format):
 class BitmaskWeight(PackedWeight):
     """A packed weight [rows, cols].
 
-    Buffers: values in float32 or half [nonzeros], masks uint8 [units, cols, 8], starts int32 [units + 1].
+    Buffers: values [nonzeros] in float32 or half, masks uint8 [units, cols, 8], starts int32
+    [units + 1].
     """
 
     stem = "bitmask"

@@ -112,7 +112,7 @@ def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 class CsrWeight(PackedWeight):
     """A packed weight [rows, cols].
 
-    Buffers: values float32 (layout "rows": or half), columns uint16 or uint8, counts uint8, starts int32.
+    Buffers: values float32 ("rows": or half), columns uint16 or uint8, counts uint8, starts int32.
     """
 
     stem = "csr"
