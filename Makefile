@@ -67,13 +67,19 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
 
-# Plain first: guard pages find over-reads at full optimisation, which sanitizers change.
+# Plain first: guard pages find over-reads at full optimisation, which sanitizers change. CUDA kernels
+# on the CPU also under the thread sanitizer, which sees a missing barrier.
 sanitize: $(READY)
 	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
 	build/native/test_kernels
+	build/native/test_cuda
 	$(NATIVE_BUILD) -B build/sanitize -DSPARSEPRUNE_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/test_kernels
+	build/sanitize/test_cuda
+	$(NATIVE_BUILD) -B build/race -DSPARSEPRUNE_SANITIZE=thread
+	$(BIN)/cmake --build build/race --target test_cuda
+	build/race/test_cuda
 
 # Where the time goes, per instruction set (docs/kernels.md): one csr tile, and kernels over planes.
 phases: $(READY)

@@ -26,7 +26,7 @@ template <int kTokens>
 int warps_for(const Device& device, int64_t units, int64_t cols) {
   constexpr int kMost = kMostWarps<kTokens>;
   const int wanted = units > 2 * device.processors ? 16 : kMost;
-  const int fitting = (device.shared_bytes - kMost * 4) / static_cast<int>(sizeof(Warp<kTokens>));
+  const int fitting = device.shared_bytes / shared_bytes<kTokens>(1);
   return std::max(1, std::min({wanted, fitting, slabs_of(cols)}));
 }
 
@@ -34,13 +34,13 @@ template <typename T, int kTokens>
 int launch(const BitmaskOf<T>& w, const T* x, int tokens, const block::Finish<T>& finish, T* y,
            const Device& device, cudaStream_t stream) {
   const auto kernel = bitmask_kernel<T, kTokens>;
-  constexpr int kBytes = sizeof(Warp<kTokens>);
   const int warps = warps_for<kTokens>(device, w.units(), w.cols);
+  const int bytes = shared_bytes<kTokens>(warps);
   if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, warps * kBytes))
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes))
     return error;
-  kernel<<<static_cast<unsigned>(w.units()), warps * kLanes, warps * kBytes, stream>>>(w, x, tokens,
-                                                                                       finish, y);
+  kernel<<<static_cast<unsigned>(w.units()), warps * kLanes, bytes, stream>>>(w, x, tokens, finish,
+                                                                              y);
   return cudaGetLastError();
 }
 

@@ -103,6 +103,11 @@ struct alignas(16) Warp {
   Column columns[kSlab];
   float x[kSlab][kTokens];
 };
+// Of a thread block: its warps', and a number of each.
+template <int kTokens>
+constexpr int shared_bytes(int warps) {
+  return warps * static_cast<int>(sizeof(Warp<kTokens>) + sizeof(int));
+}
 static_assert(kRingBytes >= kRows * kMostTokens * 4, "the sums of a warp fit where its ring was");
 
 }  // namespace sparseprune::bitmask

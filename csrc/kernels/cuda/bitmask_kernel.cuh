@@ -201,10 +201,10 @@ template <typename T, int kTokens>
 __global__ void __launch_bounds__(kMostWarps<kTokens>* kLanes, 1)
     bitmask_kernel(BitmaskOf<T> w, const T* x, int tokens, block::Finish<T> finish, T* y) {
   extern __shared__ __align__(16) char shared[];
-  __shared__ int counts[kMostWarps<kTokens>];
-  auto* warps_own = reinterpret_cast<Warp<kTokens>*>(shared);
   const int64_t unit = blockIdx.x;
   const int warp = warp_of_block(), lane = lane_of_warp(), warps = blockDim.x / kLanes;
+  auto* warps_own = reinterpret_cast<Warp<kTokens>*>(shared);
+  auto* counts = reinterpret_cast<int*>(warps_own + warps);
   const Strip strip = strip_of(warp, warps, slabs_of(w.cols));
   const int count = count_bits(w, unit, strip);
   if (lane == 0) counts[warp] = count;

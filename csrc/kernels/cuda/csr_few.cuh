@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(kFewWarps* kLanes, 1)
     in.stage(reinterpret_cast<typename Input<T, kTokens, kStaged>::All*>(shared));
   const int lane = threadIdx.x % kLanes;
   const uint32_t stored = w.row_start[w.rows];
-  const int64_t step = int64_t{gridDim.x} * kFewWarps;
-  int64_t row = int64_t{blockIdx.x} * kFewWarps + threadIdx.x / kLanes;
+  const int64_t warps = blockDim.x / kLanes, step = gridDim.x * warps;
+  int64_t row = blockIdx.x * warps + threadIdx.x / kLanes;
   uint32_t begin = row < w.rows ? w.row_start[row] : 0;
   uint32_t end = row < w.rows ? w.row_start[row + 1] : 0;
   for (; row < w.rows; row += step) {
