@@ -1,6 +1,7 @@
-// Enough of CUDA for device code to run on the CPU: a thread block is as many threads of the system,
-// a warp instruction a meeting of 32 of them. Copies into shared memory arrive at once or only when
-// they are waited for, whichever is asked for. Races are what a thread sanitizer would see.
+// Enough of CUDA for device code to run on the CPU: a thread block is as many threads of the
+// system, a warp instruction a meeting of 32 of them. Copies into shared memory arrive at once or
+// only when they are waited for, whichever is asked for. Races are what a thread sanitizer would
+// see.
 #pragma once
 #include <algorithm>
 #include <barrier>
@@ -33,7 +34,9 @@ struct __half {
 struct __nv_bfloat16 {
   uint16_t bits;
 };
-inline uint16_t upper_half(float v) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16); }
+inline uint16_t upper_half(float v) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16);
+}
 inline float from_upper_half(uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }
 inline __half __float2half_rn(float v) { return {upper_half(v)}; }
 inline float __half2float(__half v) { return from_upper_half(v.bits); }
