@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 
 Call = Callable[[], object]
 
-L2_TIMES = 3
+L2_TIMES = 4
 """A buffer of so many times the L2 cache is read to empty it."""
 LEAST_BYTES = 64 << 20
 """Of that buffer: reading it takes longer than the host needs to queue a call."""
@@ -89,7 +88,7 @@ class EventClock:
 
 
 class CudaGpu:
-    """A CUDA device, its current stream and a buffer that empties its L2.
+    """A CUDA device, its current stream and a buffer that empties its L2, as long as this lives.
 
     The buffer is read, not written: lines that must be written back would take bandwidth from the
     call that is timed.
@@ -123,24 +122,14 @@ class CudaGpu:
         return float(start.elapsed_time(end))
 
 
-@lru_cache(maxsize=1)
-def _gpu(device: torch.device) -> Gpu:
-    return CudaGpu(device)
-
-
-def release() -> None:
-    """Give back the memory that emptying an L2 took."""
-    _gpu.cache_clear()
-
-
 def of_layers(device: torch.device) -> Clock:
     """For layers on this device: on CUDA the device's own time, so that graphs may hold them."""
-    return EventClock(_gpu(_indexed(device))) if device.type == "cuda" else HostClock()
+    return EventClock(CudaGpu(_indexed(device))) if device.type == "cuda" else HostClock()
 
 
 def of_models(device: torch.device) -> Clock:
     """For whole models on this device: as they are called, launches included."""
-    return HostClock(_gpu(_indexed(device)) if device.type == "cuda" else None)
+    return HostClock(CudaGpu(_indexed(device)) if device.type == "cuda" else None)
 
 
 def _indexed(device: torch.device) -> torch.device:

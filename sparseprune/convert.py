@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune import backends, clocks
+from sparseprune import backends
 from sparseprune.autotune import caller
 from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, watch
 from sparseprune.copying import copy_settled, copy_with
@@ -85,7 +85,6 @@ def convert(
             if known := sum(layer.known for layer in layers):
                 report.notes.append(f"times of {known} layers from the cache")
             converted = settle(dense, folded, layers, report, inputs, backend, keep_dense, kept)
-        clocks.release()
         for buffer, before in buffers.items():  # what the runs counted or cached
             buffer.copy_(before)
     report.rows += _unsupported(converted)
