@@ -3,7 +3,8 @@
 # make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
 # make phases  where a kernel's time goes        make peers   beside other runtimes
 # make clean   remove what these made
-# Each sets up what it needs in $(VENV) first.
+# Each sets up what it needs in $(VENV) first, but for
+# make gpu-check OUT=folder   builds, tests and times on a GPU with $(PYTHON) as it is, offline
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 
 NATIVE_BUILD := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S tests/native
 
-.PHONY: setup demo test slow bench lint format sanitize phases peers deepsparse clean
+.PHONY: setup demo test slow bench lint format sanitize phases gpu-check peers deepsparse clean
 
 setup: $(READY)
 
@@ -66,13 +67,19 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $(SOURCES)
 
-# Plain first: guard pages find over-reads at full optimisation, which sanitizers change.
+# Plain first: guard pages find over-reads at full optimisation, which sanitizers change. CUDA kernels
+# on the CPU also under the thread sanitizer, which sees a missing barrier.
 sanitize: $(READY)
 	$(NATIVE_BUILD) -B build/native && $(BIN)/cmake --build build/native
 	build/native/test_kernels
+	build/native/test_cuda
 	$(NATIVE_BUILD) -B build/sanitize -DSPARSEPRUNE_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/sanitize
 	build/sanitize/test_kernels
+	build/sanitize/test_cuda
+	$(NATIVE_BUILD) -B build/race -DSPARSEPRUNE_SANITIZE=thread
+	$(BIN)/cmake --build build/race --target test_cuda
+	build/race/test_cuda
 
 # Where the time goes, per instruction set (docs/kernels.md): one csr tile, and kernels over planes.
 phases: $(READY)
@@ -80,6 +87,10 @@ phases: $(READY)
 	build/native/phases | tee phases.csv
 	build/native/planes | tee planes.csv
 	build/native/limits | tee limits.csv
+
+# In under 8 minutes: logs, CSV and picture in OUT, a short table last.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu.check --out $(if $(filter file,$(origin OUT)),gpu-out,$(OUT))
 
 # sparseprune beside other runtimes (benchmarks/peers), e.g. make peers PEERS="--cases resnet".
 PEERS ?=
@@ -106,4 +117,4 @@ deepsparse:
 	    "3.11 with venv among $(DEEPSPARSE_PYTHONS), or its wheel does not install"; }
 
 clean:
-	rm -rf $(VENV) build demo-out peers-out sparseprune/*.so *.egg-info
+	rm -rf $(VENV) build demo-out peers-out gpu-out sparseprune/*.so *.egg-info

@@ -10,6 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparseprune.clocks import Clock, HostClock
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes: the device of its first parameter or buffer, else the CPU."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
 
 def caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
     """The call that example inputs stand for: a tensor, positional arguments or keywords."""
@@ -25,7 +34,10 @@ BURST = 5
 
 
 def compare_ms(
-    functions: dict[str, Callable[[], object]], seconds: float = 0.5, rounds: int = 3
+    functions: dict[str, Callable[[], object]],
+    seconds: float = 0.5,
+    rounds: int = 3,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """Median milliseconds of each function, measured in turn so that drift hits all alike.
 
@@ -36,10 +48,12 @@ def compare_ms(
         functions: name -> call; called as they are, so enter inference_mode outside.
         seconds: stop after about this long ...
         rounds: ... but not before every function had this many turns.
+        clock: what times a call (:mod:`sparseprune.clocks`); by default the host's, for the CPU.
 
     Returns:
         name -> median in ms.
     """
+    clock = clock or HostClock()
     names = list(functions)
     for name in names:  # lazy initialisation and thread pools
         functions[name]()
@@ -49,17 +63,7 @@ def compare_ms(
     while turns < rounds or time.perf_counter() < end:
         for name in names:
             functions[name]()
-            times[name] += [_once_ms(functions[name]) for _ in range(BURST)]
+            times[name] += clock.samples_ms(functions[name], BURST)
         names = names[1:] + names[:1]
         turns += 1
     return {name: statistics.median(times[name]) for name in functions}
-
-
-def _once_ms(function: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,9 @@ import torch
 from sparseprune.errors import bad, suggest
 
 FOLDER = Path(__file__).parent
+
+Lacking = Callable[[str], str | None]
+"""Why the backend of that name has no kernel for one weight of a format that it serves, or None."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,17 @@ class Backend:
     device: str
     missing: str | None
 
-    def refuses(self, device: torch.device, stem: str | None = None) -> str | None:
-        """Why it cannot serve this device, or weights of that format on it; None if it can."""
+    def refuses(
+        self, device: torch.device, stem: str | None = None, lacking: Lacking | None = None
+    ) -> str | None:
+        """Why it cannot serve this device, or such a weight of that format on it; else None."""
         if self.missing:
             return self.missing
         if self.device not in ("any", device.type):
             return f"serves {self.device}, the layer is on {device.type}"
-        return None if stem is None else self.lacks(stem)
+        if stem is None:
+            return None
+        return self.lacks(stem) or (None if lacking is None else lacking(self.name))
 
     def lacks(self, stem: str) -> str | None:
         """That no kernels of a format are compiled for its device, or None."""
@@ -117,13 +124,36 @@ _forced: Backend | None = None
 _told = False
 
 
-def choose(device: torch.device, wanted: str = "auto", stem: str | None = None) -> Backend:
-    """The first backend that does not refuse the device; falling to the reference is said once.
+def choose(
+    device: torch.device,
+    wanted: str = "auto",
+    stem: str | None = None,
+    lacking: Lacking | None = None,
+) -> Backend:
+    """As :func:`find`; falling to the reference is said once.
+
+    Raises:
+        ValueError: unknown backend, or the wanted one refuses.
+    """
+    chosen = find(device, wanted, stem, lacking)
+    if chosen is REFERENCE and wanted == "auto" and _forced is None:
+        _tell(device, stem, lacking)
+    return chosen
+
+
+def find(
+    device: torch.device,
+    wanted: str = "auto",
+    stem: str | None = None,
+    lacking: Lacking | None = None,
+) -> Backend:
+    """The first backend that does not refuse the device.
 
     Args:
         device: where the layer is.
         wanted: "auto", or the name of one.
         stem: of the layer's format, for which a backend may lack kernels.
+        lacking: what it lacks for this weight.
 
     Raises:
         ValueError: unknown backend, or the wanted one refuses.
@@ -133,31 +163,35 @@ def choose(device: torch.device, wanted: str = "auto", stem: str | None = None) 
         if wanted not in known:
             raise bad("convert", "backend", f"one of auto, {', '.join(known)}", repr(wanted),
                       suggest(wanted, ["auto", *known]))  # fmt: skip
-        reason = known[wanted].refuses(device, stem)
+        reason = known[wanted].refuses(device, stem, lacking)
         if reason:
             raise bad("convert", "backend", f"one that serves {device}", repr(wanted), reason)
         return known[wanted]
     if _forced is not None:
         return _forced
-    chosen = next(b for b in BACKENDS if b.refuses(device, stem) is None)
-    if chosen is REFERENCE:
-        _tell(device, stem)
-    return chosen
+    return next(b for b in BACKENDS if b.refuses(device, stem, lacking) is None)
 
 
-def serves(wanted: str, device: torch.device, stem: str | None = None) -> bool:
+def serves(
+    wanted: str,
+    device: torch.device,
+    stem: str | None = None,
+    lacking: Lacking | None = None,
+) -> bool:
     """Whether :func:`choose` would take this name for this device and format."""
     return wanted == "auto" or any(
-        b.name == wanted and not b.refuses(device, stem) for b in BACKENDS
+        b.name == wanted and not b.refuses(device, stem, lacking) for b in BACKENDS
     )
 
 
-def _tell(device: torch.device, stem: str | None) -> None:
+def _tell(device: torch.device, stem: str | None, lacking: Lacking | None) -> None:
     global _told
     if not _told:
         _told = True
         reasons = "; ".join(
-            f"{b.name}: {b.refuses(device, stem)}" for b in BACKENDS if b.device == device.type
+            f"{b.name}: {b.refuses(device, stem, lacking)}"
+            for b in BACKENDS
+            if b.device == device.type
         )
         warnings.warn(
             f"sparseprune runs its Python reference on {device.type}, which is correct but slow "

@@ -118,8 +118,8 @@ def packed_ns(name: str, work: Work, engine: str) -> float:
         work: what there is to do.
         engine: instruction set level of the kernels; "reference" and devices are unknown.
     """
-    cost = COSTS.get(name)
-    if cost is None or engine in ("reference", "cuda"):
+    cost = COSTS.get(name) or COSTS.get(name.partition("/")[0])  # whatever the grid of blocks
+    if cost is None or engine in ("reference", "cuda", "triton"):
         return math.inf
     return cost(work, ISAS.get(engine, PORTABLE))
 

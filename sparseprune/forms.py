@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from sparseprune import backends, tuning
-from sparseprune.autotune import caller, compare_ms
+from sparseprune import backends, clocks, tuning
+from sparseprune.autotune import caller, compare_ms, device_of
 from sparseprune.choose import MARGIN, Layer, engine
 from sparseprune.copying import copy_with
 from sparseprune.formats import PackedWeight
@@ -56,7 +56,7 @@ def settle(
         backend, keep_dense: as for ``convert``.
         kept: times of this machine.
     """
-    run = caller(dense, inputs)
+    run, clock = caller(dense, inputs), clocks.of_models(device_of(dense))
     forms = _forms(folded, layers, report, inputs, backend, kept)
     runs = {"dense": run, **{name: caller(form.model, inputs) for name, form in forms.items()}}
     for name in list(forms):
@@ -75,10 +75,10 @@ def settle(
             _name_kernels(layers, form)
         return dense if form is None else form.model
     if not forms:
-        report.dense_ms = report.sparse_ms = compare_ms({"dense": run})["dense"]
+        report.dense_ms = report.sparse_ms = compare_ms({"dense": run}, clock=clock)["dense"]
         return dense
     for _ in range(2):  # a slower model is measured again before it is believed
-        times = compare_ms(runs)
+        times = compare_ms(runs, clock=clock)
         best = min(forms, key=times.__getitem__)
         report.dense_ms, report.sparse_ms = times["dense"], times[best]
         if keep_dense == "never" or times[best] <= WHOLE_MARGIN * times["dense"]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from sparseprune import backends
 from sparseprune.backends import Backend
 from sparseprune.formats import FORMATS, Format
 from sparseprune.machine import isa_in_use, machine
+from sparseprune.printed import printed
 from sparseprune.tuning import cache_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 NOTES = {
     "reference": "Python: correct, slow",
@@ -58,6 +59,8 @@ class Info:
         return asdict(self)
 
     def __rich__(self) -> Table:
+        from rich.table import Table
+
         here = "\n".join(f"{key}: {'-' if v is None else v}" for key, v in self.machine.items())
         here += f"\ncache of times: {self.cache or '-'}"
         table = Table(title="sparseprune.info", caption=here, caption_justify="left")
@@ -70,10 +73,7 @@ class Info:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return printed(self, 120)
 
 
 def info() -> Info:

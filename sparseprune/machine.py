@@ -45,6 +45,15 @@ def cpu_name() -> str:
     return next(names, "") or platform.processor() or platform.machine() or "unknown"
 
 
+def cuda_words(device: torch.device) -> list[str]:
+    """What times on a CUDA device depend on: its name, driver, CUDA, and where TF32 may be used."""
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()  # CUDA that it knows, 13000
+    return [
+        "on", torch.cuda.get_device_name(device), "driver", str(driver),
+        "cuda", str(torch.version.cuda), "conv", torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+    ]  # fmt: skip
+
+
 def core_count() -> int:
     """Physical cores; where the system does not tell, logical ones."""
     cores: set[tuple[str, str]] = set()

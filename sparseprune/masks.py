@@ -12,12 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -86,6 +80,11 @@ class Masks(Mapping[str, Tensor]):
 
     def summary(self) -> str:
         """A table: name, shape, weights kept, total and sparsity of each layer, and of all."""
+        from rich import box  # where something is shown
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table("layer", box=box.SIMPLE_HEAD)
         for title in ("shape", "kept", "total", "sparsity"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -201,6 +200,8 @@ class Masks(Mapping[str, Tensor]):
 
         Atomic: a crash leaves the old file, if any, as it was.
         """
+        from safetensors.numpy import save as to_safetensors
+
         bits = {name: np.packbits(mask.cpu().numpy()) for name, mask in self.items()}
         header = {
             name: {"shape": list(mask.shape), "crc32": _checksum(name, mask.shape, bits[name])}
@@ -211,6 +212,8 @@ class Masks(Mapping[str, Tensor]):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
         """Reads what `save` wrote, onto the CPU. ValueError for a damaged or foreign file."""
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads(file.metadata()[FORMAT])

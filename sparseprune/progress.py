@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 Item = TypeVar("Item")
 
 _shown: list[str] = []
@@ -21,6 +18,15 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> Ite
     if _silent():
         yield from items
         return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     with _showing(label), bar:
@@ -33,6 +39,8 @@ def status(label: str) -> Iterator[Callable[[str], None]]:
     if _silent():
         yield lambda text: None
         return
+    from rich.console import Console
+
     with _showing(label), Console(stderr=True).status(label) as line:
         yield line.update
 

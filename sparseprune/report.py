@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from sparseprune.printed import printed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass
@@ -92,6 +94,8 @@ class Report:
         return cls(rows, data["dense_ms"], data["sparse_ms"], list(data["notes"]))
 
     def __rich__(self) -> Table:
+        from rich.table import Table
+
         table = Table(title="sparseprune.convert", caption=self._caption(), show_lines=False)
         for heading in ("layer", "kind", "shape", "sparsity", "bytes", "dense ms", "sparse ms"):
             table.add_column(heading, justify="left" if heading in ("layer", "kind") else "right")
@@ -114,10 +118,7 @@ class Report:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=160)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return printed(self, 160)
 
     def _caption(self) -> str:
         lines = [f"weights: {self.dense_bytes:,} bytes dense, {self.packed_bytes:,} now"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sparseprune import backends
 from sparseprune.files import write_atomically
-from sparseprune.machine import cpu_name, isa_in_use
+from sparseprune.machine import cpu_name, cuda_words, isa_in_use
 from sparseprune.version import __version__
 
 MAX_LAYERS = 4096
@@ -101,7 +101,7 @@ def describe(layer: nn.Module, kind: str, sparsity: float, x: Tensor) -> str:
         words += ["strides", _by(x.stride())]
     words += ["sparsity", coarse(sparsity)]
     if weight.device.type == "cuda":
-        words += ["on", torch.cuda.get_device_name(weight.device)]
+        words += cuda_words(weight.device)
     return " ".join(words)
 
 

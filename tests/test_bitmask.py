@@ -17,10 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sparseprune import backends, convert, info, profile
 from sparseprune.formats import Bitmask, bitmask_check
-from sparseprune.formats.bitmask import MAX_TOKENS
+from sparseprune.formats.bitmask import MAX_TOKENS as MOST
 from sparseprune.nn import SparseConv2d, SparseLinear
 from sparseprune.ops.bitmask import SCHEMAS
 
+MAX_TOKENS = MOST["cpu"]
 every_namespace = pytest.mark.parametrize("namespace", ["sparseprune", "sparseprune_reference"])
 
 
@@ -259,3 +260,13 @@ def test_without_kernels_for_a_device_the_reference_serves(
     rows = {r.backend: r for r in info().rows if r.format == "bitmask"}
     assert not rows["cuda"].available and rows["cuda"].reason == "has no bitmask kernels"
     assert not Bitmask().worth(torch.empty(4, 4, device="meta"), 1)
+
+
+def test_it_is_meant_for_more_rows_on_cuda_and_there_for_half() -> None:
+    class Elsewhere:
+        device, dtype = torch.device("cuda"), torch.float16
+
+    weight: Any = Elsewhere()
+    assert Bitmask().worth(weight, MOST["cuda"]) and not Bitmask().worth(weight, MOST["cuda"] + 1)
+    assert not Bitmask().worth(torch.zeros(4, 4).half(), 1), "widened for every call"
+    assert Bitmask().worth(torch.zeros(4, 4), MAX_TOKENS)

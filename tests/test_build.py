@@ -127,3 +127,4 @@ def test_native_kernels_between_guard_pages(tmp_path: Path, sanitize: str) -> No
     run(*configure, f"-DSPARSEPRUNE_SANITIZE={sanitize}", cwd=tmp_path)
     run(cmake, "--build", str(tmp_path), "-j2", cwd=tmp_path)
     run(str(tmp_path / "test_kernels"), "20", cwd=tmp_path)
+    run(str(tmp_path / "test_cuda"), cwd=tmp_path)

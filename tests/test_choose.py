@@ -156,15 +156,33 @@ class MyLinear(nn.Linear):
         return super().forward(x).relu()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_other_dtypes_stay_dense(dtype: torch.dtype) -> None:
-    model = prune_(nn.Sequential(nn.Linear(20, 12).to(dtype)))
-    x = torch.randn(6, 20, dtype=dtype)
+def test_other_dtypes_stay_dense() -> None:
+    model = prune_(nn.Sequential(nn.Linear(20, 12).double()))
+    x = torch.randn(6, 20, dtype=torch.float64)
     fast = convert(model, x, format="csr", keep_dense="never")
-    assert fast.report.rows[0].reason.startswith(
-        f"csr holds float32, the weight is {str(dtype)[6:]}"
-    )
+    assert fast.report.rows[0].reason.startswith("csr holds float32, the weight is float64")
     assert torch.equal(fast(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("stem", ["csr", "bitmask"])
+def test_half_is_packed_where_it_is_asked_for(dtype: torch.dtype, stem: str) -> None:
+    """Layer by layer: programs are float32."""
+    model = prune_(nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 8)).to(dtype))
+    x = torch.randn(6, 20, dtype=dtype)
+    fast = convert(model, x, format=stem, keep_dense="never")
+    assert not isinstance(fast, Planned)
+    assert all(row.kernel.startswith(stem) for row in fast.report.rows)
+    tolerance = choose.TOLERANCE[dtype]
+    torch.testing.assert_close(fast(x), model.eval()(x), rtol=tolerance, atol=tolerance)
+    assert "is not meant for it" in convert(model, x, format="auto").report.rows[0].reason
+
+
+def test_half_convolutions_stay_dense_with_a_reason() -> None:
+    model = prune_(nn.Sequential(nn.Conv2d(4, 8, 3)).bfloat16())
+    fast = convert(model, torch.randn(1, 4, 6, 6).bfloat16(), format="csr", keep_dense="never")
+    assert type(fast[0]) is nn.Conv2d
+    assert "x must be float32" in fast.report.rows[0].reason
 
 
 def test_a_layer_that_is_not_called_stays_dense() -> None:

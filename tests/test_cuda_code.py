@@ -18,9 +18,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = ("block_linear", "block_conv2d")
+FILES = {
+    "block_linear": ((18,), 168),  # three thread blocks of 128 threads on a multiprocessor
+    "block_conv2d": ((9,), 168),
+    "bitmask": ((12,), 128),  # 16 warps; 64 and 32 where there are one or two tokens
+    "csr_rows": ((24,), 128),  # as many, or two thread blocks of 8 warps
+}
+"""File -> how many kernels it has (dtypes x sides, tiles or tokens), and their most registers."""
 ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
-MOST_REGISTERS = 168  # three thread blocks of 128 threads on a multiprocessor
 
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a checkout")
 
@@ -84,11 +89,18 @@ def _functions(sass: str) -> Iterator[tuple[str, Counter[str]]]:
         yield name.strip(), Counter(lines)
 
 
-@pytest.fixture(scope="module", params=[(f, a) for f in FILES for a in ARCHITECTURES], ids="-".join)
-def kernels(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[Kernel]:
-    return compiled(*request.param, tmp_path_factory.mktemp("cuda"))
+_compiled: dict[tuple[str, str], list[Kernel]] = {}
+
+
+def kernels_of(file: str, architecture: str, folder: Path) -> list[Kernel]:
+    """As :func:`compiled`, once for all tests."""
+    if (file, architecture) not in _compiled:
+        _compiled[file, architecture] = compiled(file, architecture, folder)
+    return _compiled[file, architecture]
+
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_block_file = pytest.mark.parametrize("file", ["block_linear", "block_conv2d"])
 
 
 def half(kernel: Kernel) -> bool:
@@ -96,15 +108,24 @@ def half(kernel: Kernel) -> bool:
     return "block_kernelI6__half" in kernel.name or "block_kernelI13__nv_bfloat16" in kernel.name
 
 
-def test_nothing_spills(kernels: list[Kernel]) -> None:
-    assert len(kernels) in (9, 18)  # three dtypes, three sides, one or two tiles
+@every_architecture
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_spills(file: str, architecture: str, tmp_path: Path) -> None:
+    kernels = kernels_of(file, architecture, tmp_path)
+    counts, most_registers = FILES[file]
+    assert len(kernels) in counts
     for kernel in kernels:
         assert (kernel.stack, kernel.spilled) == (0, 0), kernel.name
-        assert kernel.registers <= MOST_REGISTERS, kernel.name
+        assert kernel.registers <= most_registers, kernel.name
         assert kernel.count("LDL") == kernel.count("STL") == 0, kernel.name
 
 
-def test_halves_go_through_tensor_cores_and_float_does_not(kernels: list[Kernel]) -> None:
+@every_architecture
+@every_block_file
+def test_halves_go_through_tensor_cores_and_float_does_not(
+    file: str, architecture: str, tmp_path: Path
+) -> None:
+    kernels = kernels_of(file, architecture, tmp_path)
     assert sum(map(half, kernels)) == len(kernels) * 2 // 3
     for kernel in kernels:
         if half(kernel):
@@ -116,7 +137,38 @@ def test_halves_go_through_tensor_cores_and_float_does_not(kernels: list[Kernel]
             assert kernel.count("LDS.128") > 0, kernel.name
 
 
-def test_copies_take_16_bytes_and_go_past_registers(kernels: list[Kernel]) -> None:
-    for kernel in kernels:
+@every_architecture
+@pytest.mark.parametrize("file", ["block_linear", "block_conv2d", "bitmask"])
+def test_copies_take_16_bytes_and_go_past_registers(
+    file: str, architecture: str, tmp_path: Path
+) -> None:
+    for kernel in kernels_of(file, architecture, tmp_path):
         copies = kernel.count("LDGSTS")
         assert copies == kernel.count("LDGSTS.E.BYPASS.128") > 0, kernel.name
+
+
+@every_architecture
+def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path) -> None:
+    """One count of bits for eight positions of a lane, and no branch for each, few tokens."""
+    for kernel in kernels_of("bitmask", architecture, tmp_path):
+        tokens = int(re.search(r"Li(\d+)E", kernel.name)[1])  # type: ignore[index]
+        columns = 8 if "IfLi" in kernel.name else 16
+        assert kernel.count("FFMA") == columns // 4 * 8 * tokens, kernel.name
+        assert kernel.count("POPC") < 24, kernel.name
+        if tokens <= 4:
+            assert kernel.count("BSSY") < 32, kernel.name
+
+
+@every_architecture
+def test_csr_reads_16_bytes_of_values_and_neighbouring_tokens(
+    architecture: str, tmp_path: Path
+) -> None:
+    kernels = kernels_of("csr_rows", architecture, tmp_path)
+    for kernel in kernels:
+        if "few_kernel" in kernel.name:
+            assert kernel.count("LDG.E.128") > 0, kernel.name
+        else:
+            each = int(re.search(r"Li(\d+)E", kernel.name)[1])  # type: ignore[index]
+            wide = {1: "LDS", 2: "LDS.64", 4: "LDS.128"}[each]
+            assert kernel.count(wide) > 0, kernel.name
+    assert sum("few_kernel" in k.name for k in kernels) == 15

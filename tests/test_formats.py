@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -22,7 +23,16 @@ from problems import (
 from torch import Tensor
 
 from sparseprune import backends
-from sparseprune.formats import FORMATS, WEIGHTS, Bitmask, Csr, Format, PackedWeight
+from sparseprune.formats import (
+    FORMATS,
+    WEIGHTS,
+    Bitmask,
+    Csr,
+    Format,
+    PackedWeight,
+    bitmask_check,
+    csr_check,
+)
 
 EXACT = ("csr", "bitmask")
 """Formats that store no zero."""
@@ -78,6 +88,31 @@ def test_conv2d_matches_dense(fmt: Format, backend: str, problem: ConvProblem) -
         y = packed.conv2d(x, bias, problem.kernel, *problem.window)
     places = stored(packed).view(weight.shape)
     assert_matches(y, dense_conv2d(x, weight, bias, *problem.window, stored=places))
+
+
+HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("fmt", [Csr("rows"), Bitmask()], ids=lambda f: f.name)
+@pytest.mark.parametrize("tokens", [0, 1, 5, 40])
+def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int) -> None:
+    g = torch.Generator().manual_seed(tokens)
+    weight = sparse_weight((70, 130), 0.3, g).to(dtype)
+    x, bias = (
+        torch.randn(tokens, 130, generator=g).to(dtype),
+        torch.randn(70, generator=g).to(dtype),
+    )
+    with backends.only(backend):
+        packed = fmt.pack(weight)
+        y = packed.linear(x, bias, (-5.0, None))
+    assert torch.equal(packed.unpack(), weight) and packed.dtype == y.dtype == dtype
+    expected = dense_linear(x, weight, bias).clamp(min=-5)
+    scale = dense_linear(x.abs(), weight.abs(), bias.abs())
+    assert bool(((y.double() - expected).abs() <= HALVES[dtype] * scale).all())
+    checks: Any = {"csr": csr_check, "bitmask": bitmask_check}
+    checks[fmt.stem].check(packed)
 
 
 @every_format
@@ -261,7 +296,7 @@ def test_sorted_layout_pairs_within_segments_and_blocks() -> None:
         (Csr("groups"), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
         (Csr("groups"), torch.zeros(6, 4), 2, "divisible by 4, got 3"),
         (Bitmask(), torch.zeros(4, 4, 1), 1, "3 dimensions"),
-        (Bitmask(), torch.zeros(4, 4, dtype=torch.float16), 1, "weight is float16"),
+        (Bitmask(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
         (Bitmask(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
         (Bitmask(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
     ],

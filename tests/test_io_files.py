@@ -59,7 +59,7 @@ def test_interrupted_save_leaves_the_old_file(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("sparseprune.io.file.save_file", stop)
+        patched.setattr("safetensors.torch.save_file", stop)
         save(sequential(), path)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="full"):
         patched.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))

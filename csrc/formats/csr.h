@@ -1,4 +1,5 @@
-// Unstructured sparse weight W [rows, cols], float32, in one of three layouts. No torch here.
+// Unstructured sparse weight W [rows, cols] in one of three layouts: float32, "rows" in 16-bit
+// types too. No torch here.
 #pragma once
 #include <cstdint>
 
@@ -8,12 +9,14 @@ namespace sparseprune {
 //
 //   W = [a 0 b 0]     values  [a b | c]
 //       [0 0 0 c]     columns [0 2 | 3]     row_start [0 2 3]
-struct CsrRows {
-  const float* values;       // [nonzeros]
+template <typename T>
+struct CsrRowsOf {
+  const T* values;           // [nonzeros]
   const uint16_t* columns;   // [nonzeros], ascending within a row
   const int32_t* row_start;  // [rows + 1]
   int64_t rows, cols;        // cols <= 65536
 };
+using CsrRows = CsrRowsOf<float>;
 
 // Layout "groups": four rows share what they load. The columns of one block of `block` columns
 // are sorted by pattern: bit r of a pattern says that row r of the group has a nonzero there. A

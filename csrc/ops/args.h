@@ -52,6 +52,35 @@ inline Tensor dense_copy(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
 
+inline bool float_or_half(ScalarType t) {
+  return t == ScalarType::Float || t == ScalarType::Half || t == ScalarType::BFloat16;
+}
+
+// Of formats that hold all of these: x in the dtype of the weight's values.
+inline void check_float_or_half(const char* op, const Tensor& x, const Tensor& values) {
+  const auto name = [](ScalarType t) {
+    return t == ScalarType::Half ? "float16" : t == ScalarType::BFloat16 ? "bfloat16" : "float32";
+  };
+  check(float_or_half(x.scalar_type()), op,
+        ": x must be float32, float16 or bfloat16; convert it or keep the layer dense");
+  const ScalarType held = values.scalar_type();
+  check(!float_or_half(held) || held == x.scalar_type(), op, ": x must be ", name(held),
+        ", the dtype of the weight, got ", name(x.scalar_type()), "; convert one of them");
+}
+
+// For kernels that are float32: half is widened for every call, and the result narrowed.
+inline Tensor in_float(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
+}
+
+inline std::optional<Tensor> in_float(const std::optional<Tensor>& t) {
+  return t ? std::optional(in_float(*t)) : t;
+}
+
+inline Tensor in_dtype_of(const Tensor& x, const Tensor& y) {
+  return y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type());
+}
+
 // Rows of x [..., cols], after checking its last dimension.
 inline int64_t linear_tokens(const char* op, const Tensor& x, int64_t cols) {
   const int64_t last = x.dim() ? x.size(x.dim() - 1) : 0;

@@ -8,18 +8,20 @@
 namespace sparseprune {
 namespace {
 
-Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& masks, const Tensor& starts,
-              const std::optional<Tensor>& bias, int64_t rows, int64_t cols,
-              std::optional<double> low, std::optional<double> high) {
+Tensor linear(const Tensor& x_any, const Tensor& values_any, const Tensor& masks,
+              const Tensor& starts, const std::optional<Tensor>& bias_any, int64_t rows,
+              int64_t cols, std::optional<double> low, std::optional<double> high) {
   const char* op = "bitmask_linear";
   const int64_t tokens = linear_tokens(op, x_any, cols);
-  const Bitmask w = view_bitmask(op, x_any, values, masks, starts, bias, rows, cols);
-  const Tensor x = dense_copy(x_any);
+  Bitmask w = view_bitmask<float>(op, x_any, values_any, masks, starts, bias_any, rows, cols);
+  const Tensor x = in_float(dense_copy(x_any)), values = in_float(values_any);
+  const std::optional<Tensor> bias = in_float(bias_any);
+  w.values = values.const_data_ptr<float>();
   Tensor y = linear_output(x, rows);
-  if (y.numel() == 0) return y;
-  bitmask_linear(w, x.const_data_ptr<float>(), tokens, bias_data(bias), y.mutable_data_ptr<float>(),
-                 torch_threads(), clamp(low, high));
-  return y;
+  if (y.numel())
+    bitmask_linear(w, x.const_data_ptr<float>(), tokens, bias_data(bias),
+                   y.mutable_data_ptr<float>(), torch_threads(), clamp(low, high));
+  return in_dtype_of(x_any, y);
 }
 
 }  // namespace

@@ -8,19 +8,6 @@
 namespace sparseprune {
 namespace {
 
-// The kernels are float32: half is widened for every call, and the result narrowed.
-Tensor in_float(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
-}
-
-std::optional<Tensor> in_float(const std::optional<Tensor>& t) {
-  return t ? std::optional(in_float(*t)) : t;
-}
-
-Tensor in_dtype_of(const Tensor& x, const Tensor& y) {
-  return y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type());
-}
-
 Tensor linear(const Tensor& x_any, const Tensor& values_any, const Tensor& columns,
               const Tensor& starts, const std::optional<Tensor>& bias_any, int64_t rows,
               int64_t cols, std::optional<double> low, std::optional<double> high) {

@@ -4,17 +4,10 @@
 #include "kernels/cuda/block.cuh"
 #include "ops/block_args.h"
 #include "ops/cuda_stream.h"
+#include "ops/element.h"
 
 namespace sparseprune {
 namespace {
-
-// Of x, whose dtype view_block has checked.
-Element element(const Tensor& x) {
-  if (x.scalar_type() == ScalarType::Half) return Element::float16;
-  return x.scalar_type() == ScalarType::BFloat16 ? Element::bfloat16 : Element::float32;
-}
-
-const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
 // What the kernels demand beyond the CPU's; `tokens` are rows of x or output pixels.
 void check_cuda(const char* op, const Block<void>& w, int64_t tokens) {
@@ -40,7 +33,7 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   Tensor y = linear_output(x, rows);
   if (y.numel() == 0) return y;
   check_launch(op,
-               block_linear_cuda(w, element(x), x.const_data_ptr(), tokens, data(bias),
+               block_linear_cuda(w, element(x), x.const_data_ptr(), tokens, any_data(bias),
                                  y.mutable_data_ptr(), current_stream(op, x), clamp(low, high)));
   return y;
 }
@@ -61,7 +54,7 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   Tensor y = block_conv2d_output(x, shape);
   if (y.numel() == 0) return y;
   check_launch(op, block_conv2d_cuda(w, element(x), x.const_data_ptr(), image_strides(x), shape,
-                                     data(bias), y.mutable_data_ptr(), image_strides(y),
+                                     any_data(bias), y.mutable_data_ptr(), image_strides(y),
                                      current_stream(op, x), clamp(low, high)));
   return y;
 }

@@ -21,14 +21,22 @@ inline void check_packed(const char* op, const char* argument, const Tensor& t, 
   check_buffer(op, "Csr.pack", argument, t, x, dtype, at_least);
 }
 
-inline Csr view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
-                     int64_t cols) {
+// Layout "rows" with values in the dtype of x; that T is its type is up to callers.
+template <typename T>
+CsrRowsOf<T> view_rows(const char* op, const Tensor& x, const CsrTensors& t, int64_t rows,
+                       int64_t cols) {
+  const ScalarType dtype = x.scalar_type();
+  check_float_or_half(op, x, t.values);
+  check(rows >= 0 && cols >= 0, op, ": rows, cols and block must be as made by Csr.pack, got ",
+        rows, ", ", cols, ", 0");
+  if (t.bias) check_packed(op, "bias", *t.bias, x, dtype, rows);
+  check_packed(op, "values", t.values, x, dtype, 0);
   check_packed(op, "columns", t.columns, x, ScalarType::UInt16, t.values.numel());
   check_packed(op, "starts", t.starts, x, ScalarType::Int, rows + 1);
   check_end(op, "values", t.values, t.starts, rows);
-  return CsrRows{t.values.const_data_ptr<float>(),
-                 static_cast<const uint16_t*>(t.columns.const_data_ptr()),
-                 t.starts.const_data_ptr<int32_t>(), rows, cols};
+  return {static_cast<const T*>(t.values.const_data_ptr()),
+          static_cast<const uint16_t*>(t.columns.const_data_ptr()),
+          t.starts.const_data_ptr<int32_t>(), rows, cols};
 }
 
 // Groups and sorted: columns and counts are bytes, and every (block, unit of rows) has two starts,
@@ -58,7 +66,7 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
         ": rows, cols and block must be as made by Csr.pack, got ", rows, ", ", cols, ", ", block);
   if (t.bias) check_packed(op, "bias", *t.bias, x, ScalarType::Float, rows);
   check_packed(op, "values", t.values, x, ScalarType::Float, 0);
-  if (block == 0) return view_rows(op, x, t, rows, cols);
+  if (block == 0) return view_rows<float>(op, x, t, rows, cols);
   const int64_t last = t.counts.dim() == 3 ? t.counts.size(2) : 0;
   check(last == CsrGroups::kPatterns || last == CsrSorted::kPair, op,
         ": counts must be [blocks, groups, 15] or [blocks, pairs, 5], as made by Csr.pack");

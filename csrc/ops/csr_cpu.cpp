@@ -16,6 +16,11 @@ Tensor linear(const Tensor& x_any, const Tensor& values, const Tensor& columns,
               std::optional<double> high) {
   const char* op = "csr_linear";
   const int64_t tokens = linear_tokens(op, x_any, cols);
+  if (block == 0 && x_any.scalar_type() != ScalarType::Float) {  // the kernels are float32
+    view_rows<void>(op, x_any, {values, columns, counts, starts, bias}, rows, cols);
+    return in_dtype_of(x_any, linear(in_float(x_any), in_float(values), columns, counts, starts,
+                                     in_float(bias), rows, cols, block, low, high));
+  }
   const Csr w = view_csr(op, x_any, {values, columns, counts, starts, bias}, rows, cols, block);
   const Tensor x = dense_copy(x_any);
   Tensor y = linear_output(x, rows);

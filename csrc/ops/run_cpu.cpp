@@ -39,7 +39,9 @@ void check_bitmask(const Step& s, const std::vector<Tensor>& weights) {
   check(s.tensors + 3 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
         ": weights must hold the tensors of every step, got ", weights.size());
   const std::optional<Tensor> bias = s.has_bias ? std::optional(t[3]) : std::nullopt;
-  view_bitmask(kOp, t[0], t[0], t[1], t[2], bias, s.rows, s.cols);
+  check(t[0].scalar_type() == ScalarType::Float, kOp,
+        ": x and weights must be float32; convert them with .float()");
+  view_bitmask<float>(kOp, t[0], t[0], t[1], t[2], bias, s.rows, s.cols);
 }
 
 // A plain weight and its bias.

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sparseprune.autotune import caller, compare_ms
+from sparseprune import clocks
+from sparseprune.autotune import caller, compare_ms, device_of
 from sparseprune.convert import convert
 from sparseprune.copying import copy_settled
 from sparseprune.masks import Masks
@@ -69,7 +70,7 @@ def latency(model: nn.Module, inputs: Any) -> Cost:
         fast = convert(pruned, inputs)
         with torch.inference_mode():
             calls = {"dense": caller(dense, inputs), "fast": caller(fast, inputs)}
-            ms = compare_ms(calls)
+            ms = compare_ms(calls, clock=clocks.of_models(device_of(dense)))
         return ms["fast"], ms["dense"]
 
     return cost

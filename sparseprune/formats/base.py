@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sparseprune import backends
+from sparseprune.errors import warn
 
 Pair = tuple[int, int]
 Clamp = tuple[float | None, float | None]
@@ -94,27 +95,42 @@ class PackedWeight(nn.Module):
         """Bytes of all buffers, indices included."""
         return sum(b.nbytes for b in self.buffers())
 
+    def lacking(self, backend: str) -> str | None:
+        """Why the backend of that name, which serves the format, cannot take this weight."""
+        return None
+
     def use(self, backend: str = "auto") -> Self:
         """Choose who computes, now and after every move to another device.
 
         Raises:
-            ValueError: unknown backend, or one that refuses this device.
+            ValueError: unknown backend, or one that refuses this device or weight.
         """
-        self.namespace = backends.choose(self.device, backend, self.stem).namespace
-        self.backend = backend
+        chosen = backends.choose(self.device, backend, self.stem, self.lacking)
+        self.namespace, self.backend = chosen.namespace, backend
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.device
+        before, wanted = self.device, self.backend
         super()._apply(fn, recurse)
-        if self.device != before:  # a forced backend that cannot follow gives way to "auto"
-            self.use(
-                self.backend if backends.serves(self.backend, self.device, self.stem) else "auto"
-            )
+        if self.device == before:
+            return self
+        follows = backends.serves(wanted, self.device, self.stem, self.lacking)
+        self.use(wanted if follows else "auto")
+        if self.device.type not in (before.type, "meta"):
+            _tell_of_move(before, self.device, wanted, follows)
         return self
 
     def extra_repr(self) -> str:
         return f"{self.name}, {self.rows} x {self.cols}, nonzeros={self.nonzeros}"
+
+
+def _tell_of_move(before: torch.device, now: torch.device, wanted: str, follows: bool) -> None:
+    """Once for a whole model: Python shows equal warnings of one place once."""
+    gave_way = "" if follows else f"; backend {wanted!r} does not serve {now.type}, 'auto' does"
+    warn(
+        f"sparseprune: packed layers moved from {before.type} to {now.type}, but their formats "
+        f"were chosen for {before.type}; convert there to choose anew{gave_way}"
+    )
 
 
 class Format:
@@ -141,6 +157,14 @@ class Format:
     def suited(self, layer: nn.Module) -> Format:
         """This format with what it should know of the dense layer whose weight it packs."""
         return self
+
+    def settled(self, weight: Tensor, groups: int = 1) -> Format:
+        """This format with all that :meth:`pack` would find out from a weight that it can hold."""
+        return self
+
+    def lacking(self, backend: str) -> str | None:
+        """Why the backend of that name lacks kernels for what is packed so; None if it has them."""
+        return None
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         """Why this weight cannot be packed, or None. groups: of a convolution."""

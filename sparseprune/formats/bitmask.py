@@ -14,15 +14,17 @@ from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
 UNIT_ROWS = 64
 """Rows whose values lie together, column by column."""
 MASK_BYTES = UNIT_ROWS // 8
-MAX_TOKENS = 8
-"""Rows of input above which the csr layouts, which share weights among more of them, are faster."""
+MAX_TOKENS = {"cpu": 8, "cuda": 16}
+"""Device -> rows of input above which other layouts, which share weights among more, are faster."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Bitmask(Format):
-    """A bit for every position and the nonzeros in its order, float32; Linear layers on the CPU.
+    """A bit for every position and the nonzeros in its order, float32 or half; Linear layers.
 
-    4 bytes per nonzero and a bit per position are fewer than csr's 6 bytes per nonzero below 94 %
-    sparsity, and weights are expanded once for four rows of input.
+    In float32 4 bytes per nonzero and a bit per position are fewer than csr's 6 bytes per nonzero
+    below 94 % sparsity; weights are expanded once for four rows of input, on CUDA for eight. On the
+    CPU half is widened for every call.
     """
 
     stem: ClassVar[str] = "bitmask"
@@ -35,9 +37,9 @@ class Bitmask(Format):
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
             return f"bitmask holds matrices, the weight has {weight.dim()} dimensions"
-        if weight.dtype != torch.float32:
+        if weight.dtype not in DTYPES:
             dtype = str(weight.dtype).removeprefix("torch.")
-            return f"bitmask holds float32, the weight is {dtype}"
+            return f"bitmask holds float32, float16 and bfloat16, the weight is {dtype}"
         if weight.numel() >= 2**31:
             return "bitmask counts nonzeros in 32 bits, the weight is larger"
         if groups > 1:
@@ -45,7 +47,9 @@ class Bitmask(Format):
         return None
 
     def worth(self, weight: Tensor, tokens: int) -> bool:
-        return tokens <= MAX_TOKENS and weight.device.type == "cpu"
+        device = weight.device.type
+        fast = device == "cuda" or weight.dtype == torch.float32
+        return fast and tokens <= MAX_TOKENS.get(device, 0)
 
     def pack(self, weight: Tensor, groups: int = 1) -> BitmaskWeight:
         reason = self.refuses(weight, groups)
@@ -68,7 +72,8 @@ class Bitmask(Format):
 class BitmaskWeight(PackedWeight):
     """A packed weight [rows, cols].
 
-    Buffers: values float32 [nonzeros], masks uint8 [units, cols, 8], starts int32 [units + 1].
+    Buffers: values [nonzeros] in float32 or half, masks uint8 [units, cols, 8], starts int32
+    [units + 1].
     """
 
     stem = "bitmask"

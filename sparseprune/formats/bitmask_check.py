@@ -7,7 +7,13 @@ from torch import Tensor
 
 from sparseprune.errors import bad
 from sparseprune.formats.base import PackedWeight
-from sparseprune.formats.bitmask import MASK_BYTES, UNIT_ROWS, BitmaskWeight, kept_positions
+from sparseprune.formats.bitmask import (
+    DTYPES,
+    MASK_BYTES,
+    UNIT_ROWS,
+    BitmaskWeight,
+    kept_positions,
+)
 
 MAX_WEIGHTS = 2**31
 
@@ -48,8 +54,9 @@ def _wrong_sizes(weight: BitmaskWeight) -> str | None:
 
 def _wrong_types(weight: BitmaskWeight) -> str | None:
     units = -(-weight.rows // UNIT_ROWS)
+    dtype = weight.values.dtype if weight.values.dtype in DTYPES else DTYPES[0]
     expected = {
-        "values": (torch.float32, (weight.values.numel(),)),
+        "values": (dtype, (weight.values.numel(),)),
         "masks": (torch.uint8, (units, weight.cols, MASK_BYTES)),
         "starts": (torch.int32, (units + 1,)),
     }

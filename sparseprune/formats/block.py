@@ -57,7 +57,9 @@ class Block(Format):
 
     @property
     def name(self) -> str:
-        return self.stem if self.rows is None else f"{self.stem}/{self.rows}x{self.columns}"
+        if self.rows is None:
+            return self.stem
+        return f"{self.stem}/{self.rows}x{self.columns}" + ("/taps" if self.taps > 1 else "")
 
     @property
     def cpu_kernels(self) -> str:
@@ -69,8 +71,15 @@ class Block(Format):
     def worth(self, weight: Tensor, tokens: int) -> bool:
         if self.taps > 1 and weight.device.type == "cpu":
             return False  # csr's programs keep images in the layout of their kernels
-        cost, *_ = min(_grids(weight != 0, self, 1), key=lambda grid: grid[0])
+        cost, *_ = min(_grids(weight != 0, self, 1), key=lambda g: g[0])
         return cost <= WORTH_STORING * weight.numel()
+
+    def settled(self, weight: Tensor, groups: int = 1) -> Block:
+        _, (rows, columns), taps = min(_grids(weight != 0, self, groups), key=lambda g: g[0])
+        return Block(rows, columns, taps)
+
+    def lacking(self, backend: str) -> str | None:
+        return None if self.rows is None else _lacking(backend, self.rows, self.columns or 0)
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
@@ -94,7 +103,7 @@ class Block(Format):
         reason = self.refuses(weight, groups)
         if reason:
             raise bad("Block.pack", "weight", "one that the format holds", reason, "keep it dense")
-        _, side, taps = min(_grids(weight != 0, self, groups), key=lambda grid: grid[0])
+        _, side, taps = min(_grids(weight != 0, self, groups), key=lambda g: g[0])
         tiles = _tiles(_ordered(weight.detach(), taps), side)  # [block rows, block columns, r, c]
         kept = _occupied(tiles != 0)
         row, column = kept.nonzero().unbind(1)
@@ -144,6 +153,10 @@ class BlockWeight(PackedWeight):
     def spec(self) -> dict[str, Any]:
         return {"rows": self.rows, "cols": self.cols, "taps": self.taps}
 
+    def lacking(self, backend: str) -> str | None:
+        _, r, c = self.values.shape
+        return _lacking(backend, r, c)
+
     def packed(self) -> tuple[Tensor, Tensor, Tensor]:
         """The buffers in the order that the ops take them."""
         held = self._buffers  # the attributes would go through Module.__getattr__
@@ -186,6 +199,13 @@ class BlockWeight(PackedWeight):
 
     def unpack(self) -> Tensor:
         return unpack(*self.packed(), self.rows, self.cols, self.taps)
+
+
+def _lacking(backend: str, r: int, c: int) -> str | None:
+    """What csrc/kernels/cuda/block.cuh serves."""
+    if backend != "cuda" or (r == c and r in SIDES):
+        return None
+    return f"multiplies squares of {', '.join(map(str, sorted(SIDES)))}, got {r}x{c}"
 
 
 def rows_of(starts: Tensor, blocks: int) -> Tensor:

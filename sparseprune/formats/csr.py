@@ -16,13 +16,15 @@ from sparseprune.formats.csr_blocks import MAX_BLOCK, block_width
 
 LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
 """Files name the layout of what a program derives by its place here: append, never reorder."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Of the layout "rows" in Linear layers; the others are float32."""
 PIECE = 2**21
 """Weights packed at a time: what packing needs in between stays in the caches."""
 
 
 @dataclass(frozen=True)
 class Csr(Format):
-    """Compressed sparse rows, float32, in one of three layouts.
+    """Compressed sparse rows in one of three layouts: float32, "rows" in Linear layers half too.
 
     "groups" lets four rows share the activations that they load: many tokens, 40 to 70 %
     sparsity. "sorted" lets pairs of rows share them and keeps its loops predictable: many tokens,
@@ -55,7 +57,7 @@ class Csr(Format):
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
             return f"csr holds matrices, the weight has {weight.dim()} dimensions; flatten(1) it"
-        if weight.dtype != torch.float32:
+        if weight.dtype not in (DTYPES if self.layout == "rows" else DTYPES[:1]):
             return f"csr holds float32, the weight is {str(weight.dtype).removeprefix('torch.')}"
         if weight.numel() >= 2**31:
             return "csr counts nonzeros in 32 bits, the weight is larger"
@@ -69,6 +71,9 @@ class Csr(Format):
                 f"got {rows // groups}"
             )
         return None
+
+    def worth(self, weight: Tensor, tokens: int) -> bool:
+        return weight.device.type == "cuda" or weight.dtype == torch.float32  # else widened
 
     def pack(self, weight: Tensor, groups: int = 1) -> CsrWeight:
         reason = self.refuses(weight, groups)
@@ -107,7 +112,7 @@ def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 class CsrWeight(PackedWeight):
     """A packed weight [rows, cols].
 
-    Buffers: values float32, columns uint16 or uint8, counts uint8, starts int32.
+    Buffers: values float32 ("rows": or half), columns uint16 or uint8, counts uint8, starts int32.
     """
 
     stem = "csr"

@@ -8,7 +8,7 @@ from torch import Tensor
 from sparseprune.errors import bad
 from sparseprune.formats import csr_groups, csr_sorted
 from sparseprune.formats.base import PackedWeight
-from sparseprune.formats.csr import LAYOUTS, CsrWeight
+from sparseprune.formats.csr import DTYPES, LAYOUTS, CsrWeight
 from sparseprune.formats.csr_blocks import MAX_BLOCK
 
 MAX_WEIGHTS = 2**31
@@ -77,8 +77,10 @@ def _wrong_types(weight: CsrWeight) -> str | None:
             (cells + 1, 2),
         ),
     }[weight.layout]
+    halves = weight.layout == "rows" and weight.values.dtype in DTYPES
+    dtype = weight.values.dtype if halves else DTYPES[0]
     expected = {
-        "values": (torch.float32, (nonzeros,)),
+        "values": (dtype, (nonzeros,)),
         "columns": (index, columns),
         "counts": (torch.uint8, counts),
         "starts": (torch.int32, starts),

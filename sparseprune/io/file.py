@@ -8,8 +8,6 @@ import zlib
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sparseprune.files import replacing
@@ -59,6 +57,8 @@ def _checksum(tensor: Tensor) -> int:
 
 def write(path: str | os.PathLike[str], manifest: Manifest, tensors: Tensors) -> None:
     """One file in one step: a crash leaves the old file, if any, as it was."""
+    from safetensors.torch import save_file  # kernels run without it
+
     stored: Tensors = {}
     entries = {name: dict(entry) for name, entry in manifest["tensors"].items()}
     seen: set[int] = set()
@@ -88,6 +88,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Manifest, Tensors]:
         FileNotFoundError: there is no such file.
         Unreadable: anything else that is wrong with it.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not os.path.exists(path):
         raise FileNotFoundError(f"load: no file {os.fspath(path)!r}; save(model, path) makes one")
     if not os.path.isfile(path):

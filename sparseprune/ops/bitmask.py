@@ -1,5 +1,7 @@
 """bitmask ops: schema, fake kernel, reference and gradient. Native code adds only kernels.
 
+Sums are in float32 whatever the dtype of x, the weight and y, which share one.
+
 A pruned weight contributes nothing to the output, even where the input is NaN or infinite
 (a dense layer would compute 0 * inf = NaN there).
 """
@@ -11,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparseprune.formats.bitmask import MASK_BYTES, UNIT_ROWS, entries, unpack
+from sparseprune.formats.bitmask import DTYPES, MASK_BYTES, UNIT_ROWS, entries, unpack
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
 
 _CLAMP = "float? low=None, float? high=None"
@@ -57,8 +59,15 @@ def check_packed(
 ) -> None:
     """What every op demands of a packed weight, its bias, and the type and device of x."""
     torch._check(
-        x.dtype == torch.float32,
-        lambda: f"{op}: x must be float32, got {x.dtype}; convert it with .float()",
+        x.dtype in DTYPES,
+        lambda: f"{op}: x must be float32, float16 or bfloat16, got {x.dtype}; convert it",
+    )
+    torch._check(
+        values.dtype not in DTYPES or x.dtype == values.dtype,
+        lambda: (
+            f"{op}: x must be {str(values.dtype).removeprefix('torch.')}, the dtype of the weight, "
+            f"got {x.dtype}; convert one of them"
+        ),
     )
     torch._check(
         rows >= 0 and cols >= 0,
@@ -80,8 +89,8 @@ def check_packed(
 
     units = -(-rows // UNIT_ROWS)
     if bias is not None:
-        check("bias", bias, torch.float32, rows)
-    check("values", values, torch.float32, 0)
+        check("bias", bias, x.dtype, rows)
+    check("values", values, x.dtype, 0)
     check("masks", masks, torch.uint8, units * cols * MASK_BYTES)
     check("starts", starts, torch.int32, units + 1)
 
@@ -100,10 +109,11 @@ def linear_reference(
     """y = clamp(x W^T + bias) over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     check_linear(x, values, masks, starts, bias, rows, cols)
     row, column = entries(masks)
-    y = multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
+    tokens = x.reshape(x.shape[:-1].numel(), cols).float()
+    y = multiply(tokens, values.float(), row, column, rows)
     if bias is not None:
         y += bias
-    return clamp_(y, low, high).view(*x.shape[:-1], rows)
+    return clamp_(y, low, high).to(x.dtype).view(*x.shape[:-1], rows)
 
 
 def _linear_fake(x, values, masks, starts, bias, rows, cols, low=None, high=None):  # type: ignore[no-untyped-def]
@@ -144,7 +154,7 @@ def _register(namespace: str) -> None:
         torch.library.register_kernel(op, "default", reference)
         torch.library.register_fake(op, fake)
     linear = f"{namespace}::bitmask_linear"
-    for device in ("cpu", "cuda"):  # the kernels hold float32: autocast must not hand them less
+    for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
         torch.library.register_autocast(linear, device, torch.float32)
     torch.library.register_autograd(linear, _backward, setup_context=_save)
 

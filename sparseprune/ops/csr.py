@@ -47,10 +47,11 @@ def linear_reference(
     """y = clamp(x W^T + bias) over the nonzeros of W alone; x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
     row, column = entries(columns, counts, starts, rows, cols, block)
-    y = multiply(x.reshape(x.shape[:-1].numel(), cols), values, row, column, rows)
+    tokens = x.reshape(x.shape[:-1].numel(), cols).float()
+    y = multiply(tokens, values.float(), row, column, rows)
     if bias is not None:
         y += bias
-    return clamp_(y, low, high).view(*x.shape[:-1], rows)
+    return clamp_(y, low, high).to(x.dtype).view(*x.shape[:-1], rows)
 
 
 def conv2d_reference(
@@ -160,7 +161,7 @@ def _register(namespace: str) -> None:
         torch.library.define(op, schema)
         torch.library.register_kernel(op, "default", reference)
         torch.library.register_fake(op, fake)
-    for device in ("cpu", "cuda"):  # the kernels hold float32: autocast must not hand them less
+    for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
         for name in ("csr_linear", "csr_conv2d"):
             torch.library.register_autocast(f"{namespace}::{name}", device, torch.float32)
     torch.library.register_autograd(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparseprune.formats.csr import DTYPES
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_groups import PATTERNS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
@@ -35,7 +36,8 @@ def check_linear(
             f"csr_linear: x must have {cols} features in its last dimension, got {tuple(x.shape)}"
         ),
     )
-    check_packed("csr_linear", x, values, columns, counts, starts, bias, rows, cols, block)
+    dtypes = DTYPES if block == 0 else DTYPES[:1]
+    check_packed("csr_linear", x, values, columns, counts, starts, bias, rows, cols, block, dtypes)
 
 
 def check_conv2d(
@@ -80,11 +82,22 @@ def check_packed(
     rows: int,
     cols: int,
     block: int,
+    dtypes: Sequence[torch.dtype] = DTYPES[:1],
 ) -> None:
     """What every op demands of a packed weight, its bias, and the type and device of x."""
     torch._check(
-        x.dtype == torch.float32,
-        lambda: f"{op}: x must be float32, got {x.dtype}; convert it with .float()",
+        x.dtype in dtypes,
+        lambda: (
+            f"{op}: x must be {' or '.join(str(d).removeprefix('torch.') for d in dtypes)}, "
+            f"got {x.dtype}; convert it, e.g. with .float()"
+        ),
+    )
+    torch._check(
+        values.dtype not in dtypes or x.dtype == values.dtype,
+        lambda: (
+            f"{op}: x must be {str(values.dtype).removeprefix('torch.')}, the dtype of the weight, "
+            f"got {x.dtype}; convert one of them"
+        ),
     )
     torch._check(
         rows >= 0 and cols >= 0 and 0 <= block <= MAX_BLOCK,
@@ -107,8 +120,8 @@ def check_packed(
         )
 
     if bias is not None:
-        check("bias", bias, torch.float32, rows)
-    check("values", values, torch.float32, 0)
+        check("bias", bias, x.dtype, rows)
+    check("values", values, x.dtype, 0)
     if block == 0:
         check("columns", columns, torch.uint16, values.numel())
         check("starts", starts, torch.int32, rows + 1)

@@ -111,6 +111,9 @@ def _check_csr(step: Csr, x: Tensor, packed: Weights, bias: Tensor | None) -> No
 
 def _check_bitmask(step: Bitmask, x: Tensor, packed: Weights, bias: Tensor | None) -> None:
     values, masks, starts = packed
+    torch._check(
+        x.dtype == torch.float32, lambda: f"run: x must be float32, got {x.dtype}; use .float()"
+    )
     check_bitmask("run", x, values, masks, starts, bias, step.rows, step.cols)
 
 

@@ -12,7 +12,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from sparseprune.autotune import caller, compare_ms
+from sparseprune import clocks
+from sparseprune.autotune import caller, compare_ms, device_of
 from sparseprune.errors import bad, bad_type
 from sparseprune.modes import evaluating
 from sparseprune.profile.costs import LayerProfile, Profile
@@ -59,7 +60,9 @@ def profile(
         tensors = stored_tensors(model)
         result = _sum_up(list(counter.counts.values()), tensors)
         if latency:
-            result.latency_ms = compare_ms({"model": run})["model"]
+            result.latency_ms = compare_ms(
+                {"model": run}, clock=clocks.of_models(device_of(model))
+            )["model"]
             _time_layers(result.rows, model, run)
     if on_meta:
         result.notes.append("on the meta device every weight counts as nonzero")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from sparseprune.printed import printed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass
@@ -122,6 +124,8 @@ class Profile:
         return {**asdict(self), **derived, "shares": self.shares(), "rows": rows}
 
     def __rich__(self) -> Table:
+        from rich.table import Table
+
         table = Table(title="sparseprune.profile", caption=self._caption(), caption_justify="left")
         for heading in ("layer", "kind", "runs"):
             table.add_column(heading, overflow="fold")
@@ -135,10 +139,7 @@ class Profile:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=170)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return printed(self, 170)
 
     def _caption(self) -> str:
         lines = ["1 MAC = 2 FLOP; norms, activations, pooling and embeddings are not counted"]

@@ -90,7 +90,9 @@ def _check_csr(step: Csr, held: Held) -> None:
 
 
 def _check_bitmask(step: Bitmask, held: Held) -> None:
-    _packed(step, held, BitmaskWeight)
+    weight = _packed(step, held, BitmaskWeight)
+    if weight.dtype != torch.float32:
+        raise bad("program", f"weight of {step}", "float32", weight.dtype, _WAY_OUT)
 
 
 def _check_linear(step: Linear, held: Held) -> None:

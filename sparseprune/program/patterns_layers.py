@@ -45,6 +45,8 @@ def linear(call: Call, m: SparseLinear, input: Any) -> Lowered | None:
     def bits(b: Builder, x: list[int]) -> int:
         return _plain(b, Bitmask, x[0], packed, bias, m, activation=clamped(*m.clamp))
 
+    if m.weight.dtype != torch.float32:  # as all of a program
+        return None
     emit = {CsrWeight: csr, BitmaskWeight: bits}.get(type(m.weight))
     return None if emit is None else Lowered((input,), emit, "tokens", "tokens", sparse=True)
 

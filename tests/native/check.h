@@ -94,6 +94,8 @@ void check_pools(int64_t count, Random& random);
 void check_block(int64_t count, Random& random);
 void check_block_tiles(Random& random);
 void check_mma_fragments();
+void check_bitmask_warps(Random& random);  // those of bitmask (test_bitmask_warps.cpp)
+void check_csr_warps(Random& random);      // those of csr (test_csr_warps.cpp)
 
 // Whole programs (test_program.cpp).
 void check_programs(int64_t count, Random& random);

@@ -299,6 +299,8 @@ int main(int argc, char** argv) {
   Random random(seed);
   check_mma_fragments();
   check_block_tiles(random);
+  check_bitmask_warps(random);
+  check_csr_warps(random);
   std::printf("%d of %d checks failed\n", failures, checked);
   return failures != 0;
 }

@@ -1,0 +1,152 @@
+// Enough of CUDA for device code to run on the CPU: a thread block is as many threads of the
+// system, a warp instruction a meeting of 32 of them. Copies into shared memory arrive at once or
+// only when they are waited for, whichever is asked for. Races are what a thread sanitizer would
+// see.
+#pragma once
+#include <algorithm>
+#include <barrier>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __shared__
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+
+using std::max;
+using std::min;
+
+struct uint2 {
+  uint32_t x, y;
+};
+
+// 16-bit elements: the upper half of a float is enough of a stand-in for both.
+struct __half {
+  uint16_t bits;
+};
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+inline uint16_t upper_half(float v) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16);
+}
+inline float from_upper_half(uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }
+inline __half __float2half_rn(float v) { return {upper_half(v)}; }
+inline float __half2float(__half v) { return from_upper_half(v.bits); }
+inline __nv_bfloat16 __float2bfloat16_rn(float v) { return {upper_half(v)}; }
+inline float __bfloat162float(__nv_bfloat16 v) { return from_upper_half(v.bits); }
+
+namespace cuda_on_cpu {
+
+constexpr int kLanes = 32;
+enum class Arrival { at_once, when_waited_for };
+
+struct Index {
+  unsigned x = 0;
+};
+
+// What 32 threads share.
+struct Warp {
+  std::barrier<> meeting{kLanes};
+  uint32_t slots[kLanes] = {};
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
+
+// What a thread has of its own.
+struct Thread {
+  int lane = 0;
+  Warp* warp = nullptr;
+  std::barrier<>* block = nullptr;
+  Arrival arrival = Arrival::at_once;
+  std::deque<std::vector<Copy>> groups;
+  std::vector<Copy> open;
+};
+inline thread_local Thread self;
+
+inline void carry_out(const std::vector<Copy>& copies) {
+  for (const Copy& c : copies) {
+    std::memset(c.to, 0, 16);
+    if (c.bytes) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+  }
+}
+
+// What every lane of the warp brings, to every lane.
+template <typename T>
+std::vector<T> exchanged(T mine) {
+  static_assert(sizeof(T) == 4);
+  self.warp->slots[self.lane] = std::bit_cast<uint32_t>(mine);
+  self.warp->meeting.arrive_and_wait();
+  std::vector<T> all;
+  for (const uint32_t slot : self.warp->slots) all.push_back(std::bit_cast<T>(slot));
+  self.warp->meeting.arrive_and_wait();
+  return all;
+}
+
+}  // namespace cuda_on_cpu
+
+inline thread_local cuda_on_cpu::Index threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncwarp() { cuda_on_cpu::self.warp->meeting.arrive_and_wait(); }
+inline void __syncthreads() { cuda_on_cpu::self.block->arrive_and_wait(); }
+inline int __popc(uint32_t v) { return std::popcount(v); }
+template <typename T>
+T __shfl_sync(uint32_t, T v, int from) {
+  return cuda_on_cpu::exchanged(v).at(static_cast<size_t>(from));
+}
+template <typename T>
+T __shfl_xor_sync(uint32_t, T v, int mask) {
+  return cuda_on_cpu::exchanged(v).at(static_cast<size_t>(cuda_on_cpu::self.lane ^ mask));
+}
+template <typename T>
+T __shfl_up_sync(uint32_t, T v, int by) {
+  const int from = cuda_on_cpu::self.lane - by;
+  const std::vector<T> all = cuda_on_cpu::exchanged(v);
+  return from < 0 ? v : all.at(static_cast<size_t>(from));
+}
+inline int __reduce_add_sync(uint32_t, int v) {
+  int sum = 0;
+  for (const int each : cuda_on_cpu::exchanged(v)) sum += each;
+  return sum;
+}
+inline uint32_t __ballot_sync(uint32_t, bool v) {
+  uint32_t bits = 0;
+  const std::vector<int> all = cuda_on_cpu::exchanged(static_cast<int>(v));
+  for (int lane = 0; lane < cuda_on_cpu::kLanes; ++lane)
+    bits |= static_cast<uint32_t>(all[static_cast<size_t>(lane)]) << lane;
+  return bits;
+}
+
+namespace cuda_on_cpu {
+
+// kernel() once per thread of every thread block, the blocks one after the other.
+template <typename Kernel>
+void launch(unsigned blocks, unsigned threads, Arrival arrival, const Kernel& kernel) {
+  for (unsigned block = 0; block < blocks; ++block) {
+    std::barrier<> all(static_cast<std::ptrdiff_t>(threads));
+    std::vector<std::unique_ptr<Warp>> warps;
+    for (unsigned w = 0; w < threads / kLanes; ++w) warps.push_back(std::make_unique<Warp>());
+    std::vector<std::thread> running;
+    for (unsigned t = 0; t < threads; ++t)
+      running.emplace_back([&, t] {
+        threadIdx.x = t, blockIdx.x = block, blockDim.x = threads, gridDim.x = blocks;
+        self.lane = static_cast<int>(t % kLanes), self.warp = warps[t / kLanes].get();
+        self.block = &all, self.arrival = arrival;
+        kernel();
+      });
+    for (std::thread& thread : running) thread.join();
+  }
+}
+
+}  // namespace cuda_on_cpu
