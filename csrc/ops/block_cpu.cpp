@@ -3,23 +3,11 @@
 
 #include "kernels/cpu/block_layers.h"
 #include "ops/block_args.h"
+#include "ops/in_float.h"
 #include "ops/torch_threads.h"
 
 namespace sparseprune {
 namespace {
-
-// The kernels are float32: half is widened for every call, and the result narrowed.
-Tensor in_float(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
-}
-
-std::optional<Tensor> in_float(const std::optional<Tensor>& t) {
-  return t ? std::optional(in_float(*t)) : t;
-}
-
-Tensor in_dtype_of(const Tensor& x, const Tensor& y) {
-  return y.scalar_type() == x.scalar_type() ? y : torch::stable::to(y, x.scalar_type());
-}
 
 Tensor linear(const Tensor& x_any, const Tensor& values_any, const Tensor& columns,
               const Tensor& starts, const std::optional<Tensor>& bias_any, int64_t rows,
@@ -52,7 +40,7 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values_any, const Tensor& colum
   const Tensor x = in_float(dense_image(x_any)), values = in_float(values_any);
   const std::optional<Tensor> bias = in_float(bias_any);
   w.values = values.const_data_ptr<float>();
-  Tensor y = block_conv2d_output(x, shape);
+  Tensor y = image_output(x, shape);
   if (y.numel())
     block_conv2d(w, x.const_data_ptr<float>(), image_strides(x), shape, bias_data(bias),
                  y.mutable_data_ptr<float>(), image_strides(y), torch_threads(), clamp(low, high));

@@ -16,9 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparseprune.ops.block import conv2d_output
 from sparseprune.ops.block_checks import check_conv2d, check_linear
-from sparseprune.ops.windows import output_size
+from sparseprune.ops.windows import conv2d_output, output_size
 
 LEAST = 16
 """The smallest side of a product of tensor cores."""

@@ -1,15 +1,13 @@
-// Where block kernels read x and write y: rows of tokens, or the pixels of images in any memory
-// format.
+// Where kernels read x and write y: rows of tokens, or the pixels of images in any memory format.
 #pragma once
 #include <cstdint>
 
-#include "formats/block.h"
 #include "formats/clamp.h"
 #include "formats/conv2d.h"
-#include "kernels/cuda/block_index.h"
+#include "kernels/cuda/chunks.h"
 #include "kernels/cuda/tensor_core.cuh"
 
-namespace sparseprune::block {
+namespace sparseprune::cuda {
 
 // x [tokens, cols]. `vector`: x is whole, aligned chunks.
 template <typename T>
@@ -130,16 +128,16 @@ struct Finish {
   }
 };
 
-// Where the sums of a tile go; those past the last token or row are dropped.
+// Where the sums of a tile go; those past the last token, or from row `rows` on, are dropped.
 template <typename T, typename Output>
 struct Store {
   const Output& out;
   const Finish<T>& finish;
-  int first_token, first_row;
+  int first_token, first_row, rows;
 
   __device__ void operator()(int t, int r, float sum) const {
     const int token = first_token + t, row = first_row + r;
-    if (token < out.tokens && row < out.rows) out.at(token)[row * out.step()] = finish(sum, row);
+    if (token < out.tokens && row < rows) out.at(token)[row * out.step()] = finish(sum, row);
   }
   // Of rows r and r + 1, in one piece where they are neighbours in y.
   __device__ void operator()(int t, int r, float a, float b) const {
@@ -147,7 +145,7 @@ struct Store {
       T first, second;
     };
     const int token = first_token + t, row = first_row + r;
-    if (token >= out.tokens || row + 1 >= out.rows || out.step() != 1) return apart(t, r, a, b);
+    if (token >= out.tokens || row + 1 >= rows || out.step() != 1) return apart(t, r, a, b);
     T* to = out.at(token) + row;
     if (reinterpret_cast<uintptr_t>(to) % sizeof(Pair)) return apart(t, r, a, b);
     *reinterpret_cast<Pair*>(to) = {finish(a, row), finish(b, row + 1)};
@@ -160,4 +158,4 @@ struct Store {
   }
 };
 
-}  // namespace sparseprune::block
+}  // namespace sparseprune::cuda
