@@ -94,6 +94,9 @@ void check_pools(int64_t count, Random& random);
 void check_block(int64_t count, Random& random);
 void check_block_tiles(Random& random);
 void check_mma_fragments();
+// The same for n:m (test_nm.cpp, test_nm_tiles.cpp).
+void check_nm(int64_t count, Random& random);
+void check_nm_tiles(Random& random);
 
 // Whole programs (test_program.cpp).
 void check_programs(int64_t count, Random& random);

@@ -1,8 +1,6 @@
 // n:m kernels for AVX-512: 16 floats a vector, 32 registers.
 #include <immintrin.h>
 
-#include <cstring>
-
 #include "kernels/cpu/nm.h"
 
 namespace {
@@ -22,7 +20,7 @@ inline void dot_2_of_4(const float* values, const uint8_t* places, int64_t units
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
   for (int64_t u = 0; u < units; ++u) {
     int bits;
-    std::memcpy(&bits, places + 4 * u, 4);
+    __builtin_memcpy(&bits, places + 4 * u, 4);
     const __m512i all = _mm512_srlv_epi32(_mm512_set1_epi32(bits), shifts);
     const __m512i index = _mm512_or_si512(_mm512_and_si512(all, _mm512_set1_epi32(3)), group);
     __builtin_prefetch(values + 16 * u + kAhead);
