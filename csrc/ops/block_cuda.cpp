@@ -4,17 +4,10 @@
 #include "kernels/cuda/block.cuh"
 #include "ops/block_args.h"
 #include "ops/cuda_stream.h"
+#include "ops/element.h"
 
 namespace sparseprune {
 namespace {
-
-// Of x, whose dtype view_block has checked.
-Element element(const Tensor& x) {
-  if (x.scalar_type() == ScalarType::Half) return Element::float16;
-  return x.scalar_type() == ScalarType::BFloat16 ? Element::bfloat16 : Element::float32;
-}
-
-const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 
 // What the kernels demand beyond the CPU's; `tokens` are rows of x or output pixels.
 void check_cuda(const char* op, const Block<void>& w, int64_t tokens) {

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   pipeline<Tile::kStages, Tile::kStageBytes>(loader, (depth + kStage<T> - 1) / kStage<T>, shared,
                                              sums);
   const int first_row = strip.block_row * Tile::kSide + strip.row;
-  sums.finish(shared, Store<T, Output>{out, finish, strip.token, first_row, out.rows});
+  sums.finish(shared, Store<T, Output>(out, finish, strip.token, first_row, out.rows));
 }
 
 }  // namespace sparseprune::block

@@ -89,6 +89,10 @@ struct TokenOutput {
 
   __device__ T* at(int token) const { return y + static_cast<int64_t>(token) * rows; }
   __device__ int64_t step() const { return 1; }
+  // Whether rows 2 i and 2 i + 1 of every token are neighbours, aligned as a pair.
+  __device__ bool pairs() const {
+    return rows % 2 == 0 && reinterpret_cast<uintptr_t>(y) % (2 * sizeof(T)) == 0;
+  }
 };
 
 template <typename T>
@@ -102,6 +106,10 @@ struct ImageOutput {
     return y + p.image * strides.image + p.row * strides.row + p.col * strides.column;
   }
   __device__ int64_t step() const { return strides.channel; }
+  __device__ bool pairs() const {
+    return strides.channel == 1 && (strides.image | strides.row | strides.column) % 2 == 0 &&
+           reinterpret_cast<uintptr_t>(y) % (2 * sizeof(T)) == 0;
+  }
 };
 
 __device__ inline float limit(float v, Clamp clamp) {
@@ -123,39 +131,49 @@ struct Finish {
 
   __device__ T operator()(float sum, int row) const {
     T v;
-    narrow(limit(sum + (bias ? widen(bias[row]) : 0.f), clamp), &v);
+    narrow(limit(sum + (bias ? widen(__ldg(bias + row)) : 0.f), clamp), &v);
     return v;
   }
 };
 
 // Where the sums of a tile go; those past the last token, or from row `rows` on, are dropped.
 template <typename T, typename Output>
-struct Store {
-  const Output& out;
-  const Finish<T>& finish;
-  int first_token, first_row, rows;
+class Store {
+ public:
+  __device__ Store(const Output& out, const Finish<T>& finish, int first_token, int first_row,
+                   int rows)
+      : out_(out),
+        finish_(finish),
+        first_token_(first_token),
+        first_row_(first_row),
+        rows_(rows),
+        pairs_(first_row % 2 == 0 && out.pairs()) {}
 
   __device__ void operator()(int t, int r, float sum) const {
-    const int token = first_token + t, row = first_row + r;
-    if (token < out.tokens && row < rows) out.at(token)[row * out.step()] = finish(sum, row);
+    const int token = first_token_ + t, row = first_row_ + r;
+    if (token < out_.tokens && row < rows_)
+      out_.at(token)[row * out_.step()] = finish_(sum, row);
   }
-  // Of rows r and r + 1, in one piece where they are neighbours in y.
+  // Of rows r, which is even, and r + 1: in one piece where they are neighbours in y.
   __device__ void operator()(int t, int r, float a, float b) const {
     struct alignas(2 * sizeof(T)) Pair {
       T first, second;
     };
-    const int token = first_token + t, row = first_row + r;
-    if (token >= out.tokens || row + 1 >= rows || out.step() != 1) return apart(t, r, a, b);
-    T* to = out.at(token) + row;
-    if (reinterpret_cast<uintptr_t>(to) % sizeof(Pair)) return apart(t, r, a, b);
-    *reinterpret_cast<Pair*>(to) = {finish(a, row), finish(b, row + 1)};
+    const int token = first_token_ + t, row = first_row_ + r;
+    if (pairs_ && row + 1 < rows_) {
+      if (token < out_.tokens)
+        *reinterpret_cast<Pair*>(out_.at(token) + row) = {finish_(a, row), finish_(b, row + 1)};
+    } else {
+      (*this)(t, r, a);
+      (*this)(t, r + 1, b);
+    }
   }
 
  private:
-  __device__ void apart(int t, int r, float a, float b) const {
-    (*this)(t, r, a);
-    (*this)(t, r + 1, b);
-  }
+  const Output& out_;
+  const Finish<T>& finish_;
+  int first_token_, first_row_, rows_;
+  bool pairs_;
 };
 
 }  // namespace sparseprune::cuda

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   Multiply sums;
   pipeline<Tile::kStages, Tile::kStageBytes>(loader, (slabs + Tile::kSlabs - 1) / Tile::kSlabs,
                                              shared, sums);
-  sums.finish(shared, Store<T, Output>{out, finish, strip.token, strip.row, strip.end});
+  sums.finish(shared, Store<T, Output>(out, finish, strip.token, strip.row, strip.end));
 }
 
 }  // namespace sparseprune::nm

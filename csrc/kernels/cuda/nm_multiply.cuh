@@ -36,9 +36,9 @@ class SparseTensorCores {
 #pragma unroll
     for (int m = 0; m < kMs; ++m)
 #pragma unroll
-      for (int n = 0; n < kNs; ++n)
+      for (int h = 0; h < 2; ++h)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int n = 0; n < kNs; ++n) {
           const float a = sums_[m][n][2 * h], b = sums_[m][n][2 * h + 1];
           const float got = __shfl_xor_sync(~0u, first ? a : b, kTradeLanes);
           const mma::Place p = traded_place(lane, h);
