@@ -64,7 +64,9 @@ def test_compiles_for_hopper(stem: str, kernel: str, element: str) -> None:
         }.get(name, "i32")
 
     signature = {name: kind(name) for name in function.arg_names}
-    constants: dict[str, Any] = {n: v for n, v in {**SIZES[stem], **FLAGS}.items() if n in signature}
+    constants: dict[str, Any] = {
+        n: v for n, v in {**SIZES[stem], **FLAGS}.items() if n in signature
+    }
     made = triton.compile(
         ASTSource(function, signature, constants), target=GPUTarget("cuda", 90, 32)
     )

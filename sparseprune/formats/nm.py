@@ -205,7 +205,8 @@ def join_places(places: Tensor, m: int) -> Tensor:
     """Places uint8 [rows, values], several to a byte, the first in its low bits."""
     bits = place_bits(m)
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=places.device)
-    return (places.unflatten(1, (-1, 8 // bits)) << shifts).sum(-1, dtype=torch.uint8)
+    joined: Tensor = places.unflatten(1, (-1, 8 // bits)) << shifts
+    return joined.sum(-1, dtype=torch.uint8)
 
 
 def split_places(places: Tensor, m: int) -> Tensor:

@@ -45,9 +45,9 @@ void check_sparse_fragments() {
       const mma::Place b{in_group * 2 + (i & 1) + 8 * (i >> 1), group};
       expect(mma::sparse_b_place(lane, i) == b, "B");
       const mma::Place c = mma::sparse_b_place(lane, i);
-      expect(through_ldmatrix(mma::sparse_b_address, lane, i / 2, i % 2) ==
-                 mma::Place{c.col, c.row},
-             "B by ldmatrix");
+      expect(
+          through_ldmatrix(mma::sparse_b_address, lane, i / 2, i % 2) == mma::Place{c.col, c.row},
+          "B by ldmatrix");
     }
     if (in_group > 1) continue;  // not read by selector 0
     for (int bit = 0; bit < 32; bit += 4) {

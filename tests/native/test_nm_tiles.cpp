@@ -2,8 +2,7 @@
 // shared memory, ldmatrix and mma.sp only by kernels/cuda/mma_fragments.h and nm_index.h.
 #include <map>
 
-#include "check.h"
-#include "formats/conv2d.h"
+#include "cuda_layers.h"
 #include "formats/nm.h"
 #include "kernels/cuda/nm_index.h"
 #include "through_ldmatrix.h"
@@ -30,7 +29,8 @@ class Slab {
   // x(t, column) is what token t of the tile reads, 0 past the last column.
   template <typename X>
   Slab(const Nm<float>& w, const Strip& strip, int slab, const X& x)
-      : elements_(Tile::kPlacesAt / kSize, 0.f), written_(elements_.size(), 0),
+      : elements_(Tile::kPlacesAt / kSize, 0.f),
+        written_(elements_.size(), 0),
         places_(Tile::kRows * kPlaceBytes, 0) {
     const int slabs = static_cast<int>(w.row_values()) / kValues<Type>;
     const bool live = slab < slabs;
@@ -173,7 +173,8 @@ void multiply(const Slab<float, Tile>& slab, int, Sums& sums) {
 template <typename Type, typename Tile, typename X>
 std::vector<double> layer(const Dense& dense, int tokens, int groups, const X& x) {
   const Packed packed = pack_nm(dense, 2, 4);
-  const Guarded values(packed.values, Against::high_page), places(packed.places, Against::high_page);
+  const Guarded values(packed.values, Against::high_page),
+      places(packed.places, Against::high_page);
   const Nm<float> w{values.read_only(), places.read_only(), dense.rows, dense.cols, 2, 4};
   const int rows = static_cast<int>(dense.rows);
   const int slabs = static_cast<int>(w.row_values()) / kValues<Type>;
@@ -183,9 +184,8 @@ std::vector<double> layer(const Dense& dense, int tokens, int groups, const X& x
     const Strip strip = strip_of<Tile>(block, rows, groups);
     Sums sums;
     for (int s = 0; s < (slabs + Tile::kSlabs - 1) / Tile::kSlabs * Tile::kSlabs; ++s)
-      multiply(Slab<Type, Tile>(
-                   w, strip, s,
-                   [&](int t, int c) { return x(strip.token + t, strip.group, c); }),
+      multiply(Slab<Type, Tile>(w, strip, s,
+                                [&](int t, int c) { return x(strip.token + t, strip.group, c); }),
                s % Tile::kSlabs, sums);
     for (int t = 0; t < Tile::kTokens; ++t)
       for (int r = 0; r < Tile::kRows; ++r) {
@@ -197,15 +197,6 @@ std::vector<double> layer(const Dense& dense, int tokens, int groups, const X& x
       }
   }
   return y;
-}
-
-void compare(const std::vector<double>& y, const std::vector<double>& expected) {
-  double worst = y.size() == expected.size() ? 0 : INFINITY;
-  for (size_t i = 0; i < y.size() && i < expected.size(); ++i) {
-    const double error = std::abs(y[i] - expected[i]);
-    worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-  }
-  expect(worst < 1e-9, "differs by " + std::to_string(worst));
 }
 
 Dense two_of_four(Random& random, int64_t rows, int64_t cols) {
@@ -221,66 +212,21 @@ void check_linear(Random& random, int64_t rows, int64_t cols, int64_t tokens) {
                 Tile::kRows, Tile::kTokens, sizeof(Type), static_cast<int>(rows),
                 static_cast<int>(cols), static_cast<int>(tokens));
   const Dense w = two_of_four(random, rows, cols);
-  const Tensor x = random.normals(tokens * cols);
-  const auto read = [&](int t, int, int c) {
-    return t < tokens && c < cols ? x[static_cast<size_t>(t * cols + c)] : 0.f;
-  };
-  std::vector<double> expected;
-  for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t r = 0; r < rows; ++r) {
-      double sum = 0;
-      for (int64_t c = 0; c < cols; ++c)
-        sum += double{w.at(r, c)} * x[static_cast<size_t>(t * cols + c)];
-      expected.push_back(sum);
-    }
-  compare(layer<Type, Tile>(w, static_cast<int>(tokens), 1, read), expected);
+  check_linear_layer(random, w, tokens, [](const Dense& dense, int count, const auto& read) {
+    return layer<Type, Tile>(dense, count, 1, read);
+  });
 }
 
-// Columns in both orders; the reference walks the window of torch's weight [rows, channels, h, w].
 template <typename Tile>
 void check_conv2d(Random& random, const Conv2dShape& s, bool taps_first) {
   std::snprintf(running, sizeof running, "nm tile %dx%d, conv2d, taps first %d", Tile::kRows,
                 Tile::kTokens, taps_first);
-  const int channels = static_cast<int>(s.channels / s.groups);
-  const int kernel_h = static_cast<int>(s.kernel_h), kernel_w = static_cast<int>(s.kernel_w);
-  const int cols = channels * kernel_h * kernel_w, taps = taps_first ? kernel_h * kernel_w : 1;
-  const Dense w = two_of_four(random, s.rows, cols);
-  const Tensor x = random.normals(s.batch * s.channels * s.height * s.width);
-  const int out_h = static_cast<int>(s.out_height()), out_w = static_cast<int>(s.out_width());
-  const int pixels = static_cast<int>(s.batch) * out_h * out_w;
-  const auto value = [&](int64_t image, int64_t channel, int64_t i, int64_t j) {
-    const bool inside = i >= 0 && i < s.height && j >= 0 && j < s.width;
-    return inside ? x[static_cast<size_t>(
-                        ((image * s.channels + channel) * s.height + i) * s.width + j)]
-                  : 0.f;
-  };
-  const auto read = [&](int t, int group, int c) {
-    if (t >= pixels || c >= cols) return 0.f;
-    const Pixel p = pixel_of(t, out_h, out_w);
-    const Read r = read_of(c, taps, channels, kernel_h, kernel_w);
-    return value(p.image, group * channels + r.channel,
-                 p.row * s.stride_h - s.padding_h + r.ky * s.dilation_h,
-                 p.col * s.stride_w - s.padding_w + r.kx * s.dilation_w);
-  };
-  std::vector<double> expected;
-  for (int64_t image = 0; image < s.batch; ++image)
-    for (int64_t oy = 0; oy < out_h; ++oy)
-      for (int64_t ox = 0; ox < out_w; ++ox)
-        for (int64_t r = 0; r < s.rows; ++r) {
-          double sum = 0;
-          for (int c = 0; c < channels; ++c)
-            for (int ky = 0; ky < kernel_h; ++ky)
-              for (int kx = 0; kx < kernel_w; ++kx) {
-                const int tap = ky * kernel_w + kx;
-                const int column = taps_first ? tap * channels + c : c * kernel_h * kernel_w + tap;
-                sum += double{w.at(r, column)} *
-                       value(image, r / (s.rows / s.groups) * channels + c,
-                             oy * s.stride_h - s.padding_h + ky * s.dilation_h,
-                             ox * s.stride_w - s.padding_w + kx * s.dilation_w);
-              }
-          expected.push_back(sum);
-        }
-  compare(layer<Half, Tile>(w, pixels, static_cast<int>(s.groups), read), expected);
+  check_conv2d_layer(
+      random, s, taps_first,
+      [&](int64_t rows, int64_t cols) { return two_of_four(random, rows, cols); },
+      [&](const Dense& w, int pixels, const auto& read) {
+        return layer<Half, Tile>(w, pixels, static_cast<int>(s.groups), read);
+      });
 }
 
 template <typename Tile>

@@ -103,9 +103,8 @@ void block_linear(const Block<float>& w, const float* x, int64_t tokens, const f
                   float* y, const Threads& threads, Clamp clamp) {
   if (tokens > kDotTokens)
     return linear_by_panels(BlockPanels{w}, x, tokens, bias, y, threads, clamp);
-  over_units(BlockPanels{w}, tokens, threads, [&](int64_t begin, int64_t end) {
-    dots(w, x, tokens, bias, y, begin, end, clamp);
-  });
+  over_units(BlockPanels{w}, tokens, threads,
+             [&](int64_t begin, int64_t end) { dots(w, x, tokens, bias, y, begin, end, clamp); });
 }
 
 void block_conv2d(const Block<float>& w, const float* x, const ImageStrides& x_strides,

@@ -5,8 +5,8 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kDotTokens = 4;    // up to so many tokens, x is read where it lies
-constexpr int64_t kSumRows = 64;     // rows that a part of the panel serves before the next
+constexpr int64_t kDotTokens = 4;     // up to so many tokens, x is read where it lies
+constexpr int64_t kSumRows = 64;      // rows that a part of the panel serves before the next
 constexpr int64_t kPanelGroups = 32;  // of that part: 128 columns of 2:4 lie in L1
 
 // What panel_layers.h asks of a weight: its units are rows.
@@ -45,8 +45,7 @@ struct NmPanels {
 
 void nm_linear(const Nm<float>& w, const float* x, int64_t tokens, const float* bias, float* y,
                const Threads& threads, Clamp clamp) {
-  if (tokens > kDotTokens)
-    return linear_by_panels(NmPanels{w}, x, tokens, bias, y, threads, clamp);
+  if (tokens > kDotTokens) return linear_by_panels(NmPanels{w}, x, tokens, bias, y, threads, clamp);
   over_units(NmPanels{w}, tokens, threads, [&](int64_t begin, int64_t end) {
     nm_kernels().dots(w, x, tokens, w.cols, bias, y, w.rows, begin, end, clamp);
   });

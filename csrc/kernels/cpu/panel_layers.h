@@ -78,7 +78,8 @@ void over_tiles(const Weight& w, const PanelTiles& tiles, int64_t groups, const 
 // Where the lanes of a tile read x: for every tap and lane an offset, or kOutside.
 class PanelWindow {
  public:
-  PanelWindow(const Conv2dShape& s, const ImageStrides& x, int64_t first, int64_t live, int64_t lanes)
+  PanelWindow(const Conv2dShape& s, const ImageStrides& x, int64_t first, int64_t live,
+              int64_t lanes)
       : lanes_(lanes), offsets_(static_cast<size_t>(s.kernel_h * s.kernel_w * lanes), kOutside) {
     const int64_t out_w = s.out_width(), pixels = s.out_height() * out_w;
     for (int64_t tap = 0; tap < s.kernel_h * s.kernel_w; ++tap)

@@ -1,5 +1,5 @@
-// One kernel for every block layer: pipeline.cuh over stages of x and W. `Multiply` says how they are
-// multiplied: tensor cores or FMA.
+// One kernel for every block layer: pipeline.cuh over stages of x and W. `Multiply` says how they
+// are multiplied: tensor cores or FMA.
 #pragma once
 #include "kernels/cuda/block_index.h"
 #include "kernels/cuda/copy_x.cuh"

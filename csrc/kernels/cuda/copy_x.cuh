@@ -28,6 +28,7 @@ struct CopyX {
  private:
   // Where chunks are not aligned, or not neighbours: element by element, at once.
   __device__ void gather(int chunk, int column, bool live, char* tile) const {
+#pragma unroll 1  // few instructions: others should stay in the cache
     for (int t = copy_row(threadIdx.x); t < kTokens; t += copy_rows(kThreads)) {
       const auto row = in.row(table, first_token, t);
       struct alignas(kChunkBytes) {

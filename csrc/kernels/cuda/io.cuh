@@ -149,23 +149,26 @@ class Store {
         rows_(rows),
         pairs_(first_row % 2 == 0 && out.pairs()) {}
 
-  __device__ void operator()(int t, int r, float sum) const {
-    const int token = first_token_ + t, row = first_row_ + r;
-    if (token < out_.tokens && row < rows_)
-      out_.at(token)[row * out_.step()] = finish_(sum, row);
+  // Where a token of the tile begins in y; null past the last.
+  __device__ T* token(int t) const {
+    const int token = first_token_ + t;
+    return token < out_.tokens ? out_.at(token) : nullptr;
+  }
+  __device__ void operator()(T* y, int r, float sum) const {
+    const int row = first_row_ + r;
+    if (y && row < rows_) y[row * out_.step()] = finish_(sum, row);
   }
   // Of rows r, which is even, and r + 1: in one piece where they are neighbours in y.
-  __device__ void operator()(int t, int r, float a, float b) const {
+  __device__ void operator()(T* y, int r, float a, float b) const {
     struct alignas(2 * sizeof(T)) Pair {
       T first, second;
     };
-    const int token = first_token_ + t, row = first_row_ + r;
+    const int row = first_row_ + r;
     if (pairs_ && row + 1 < rows_) {
-      if (token < out_.tokens)
-        *reinterpret_cast<Pair*>(out_.at(token) + row) = {finish_(a, row), finish_(b, row + 1)};
+      if (y) *reinterpret_cast<Pair*>(y + row) = {finish_(a, row), finish_(b, row + 1)};
     } else {
-      (*this)(t, r, a);
-      (*this)(t, r + 1, b);
+      (*this)(y, r, a);
+      (*this)(y, r + 1, b);
     }
   }
 

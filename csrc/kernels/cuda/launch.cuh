@@ -18,8 +18,7 @@ int with_type(Element element, const Run& run) {
 // x [tokens, cols] and y [tokens, rows].
 template <typename T>
 TokenInput<T> token_input(const T* x, int64_t tokens, int64_t cols) {
-  return {x, static_cast<int>(tokens), static_cast<int>(cols),
-          aligned(x) && cols % kChunk<T> == 0};
+  return {x, static_cast<int>(tokens), static_cast<int>(cols), aligned(x) && cols % kChunk<T> == 0};
 }
 template <typename T>
 TokenOutput<T> token_output(T* y, int64_t tokens, int64_t rows) {
@@ -36,14 +35,25 @@ ImageInput<T> image_input(const T* x, const ImageStrides& strides, const Conv2dS
                       aligned(x) && whole(s.channels / s.groups) && whole(strides.image) &&
                       whole(strides.row) && whole(strides.column);
   const int out_h = static_cast<int>(s.out_height()), out_w = static_cast<int>(s.out_width());
-  return {x, strides, s, out_h, out_w, static_cast<int>(s.batch) * out_h * out_w,
-          static_cast<int>(cols), static_cast<int>(taps), static_cast<int>(s.channels / s.groups),
+  return {x,
+          strides,
+          s,
+          out_h,
+          out_w,
+          static_cast<int>(s.batch) * out_h * out_w,
+          static_cast<int>(cols),
+          static_cast<int>(taps),
+          static_cast<int>(s.channels / s.groups),
           vector};
 }
 template <typename T>
 ImageOutput<T> image_output(T* y, const ImageStrides& strides, const Conv2dShape& s) {
   const int out_h = static_cast<int>(s.out_height()), out_w = static_cast<int>(s.out_width());
-  return {y, strides, out_h, out_w, static_cast<int>(s.batch) * out_h * out_w,
+  return {y,
+          strides,
+          out_h,
+          out_w,
+          static_cast<int>(s.batch) * out_h * out_w,
           static_cast<int>(s.rows)};
 }
 

@@ -37,7 +37,6 @@ constexpr Place a_address(int lane) { return {lane % 16, lane / 16}; }
 // tile, 2 and 3 that of rows [8, 16).
 constexpr Place b_address(int lane) { return {lane % 8 + lane / 16 * 8, lane / 8 % 2}; }
 
-
 // --- mma.sp
 
 constexpr int kSparseK = 32, kSparseBRegs = 4;  // the values are an A of mma.m16n8k16, C is its C

@@ -22,8 +22,8 @@ int nm_linear_cuda(const Nm<void>& w, Element element, const void* x, int64_t to
 // y = clamp(conv(x, W) + bias), x and y in any memory format; output pixels of all images below
 // 2^31 - 256. Fast where channels are innermost in x, their number per group divides by 8
 // (float32: 4), and W has its taps first.
-int nm_conv2d_cuda(const Nm<void>& w, Element element, const void* x,
-                   const ImageStrides& x_strides, const Conv2dShape& shape, const void* bias,
-                   void* y, const ImageStrides& y_strides, void* stream, Clamp clamp);
+int nm_conv2d_cuda(const Nm<void>& w, Element element, const void* x, const ImageStrides& x_strides,
+                   const Conv2dShape& shape, const void* bias, void* y,
+                   const ImageStrides& y_strides, void* stream, Clamp clamp);
 
 }  // namespace sparseprune

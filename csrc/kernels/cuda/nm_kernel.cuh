@@ -40,9 +40,8 @@ struct Loader {
                  live ? kChunkBytes : 0);
     if (threadIdx.x >= Tile::kRows) return;
     const int byte = min(slab, slabs - 1) * kSlabPlaces<T>;
-    copy_async_few<kSlabPlaces<T>>(
-        shared_address(to + Tile::kPlacesAt + threadIdx.x * kPlaceBytes),
-        w.places + row(threadIdx.x) * w.place_bytes() + byte);
+    copy_async_few<kSlabPlaces<T>>(shared_address(to + Tile::kPlacesAt + threadIdx.x * kPlaceBytes),
+                                   w.places + row(threadIdx.x) * w.place_bytes() + byte);
   }
 };
 

@@ -25,7 +25,7 @@ class SparseTensorCores {
     }
   }
 
-  // store(token, row, sum, sum of the next row), together all sums of the tile, once each.
+  // All sums of the tile to a Store (io.cuh), each once.
   template <typename Store>
   __device__ void finish(char* shared, const Store& store) {
     if constexpr (Tile::kWarpsK > 1)
@@ -34,17 +34,18 @@ class SparseTensorCores {
     const int lane = threadIdx.x % 32;
     const bool first = gives_first(lane);
 #pragma unroll
-    for (int m = 0; m < kMs; ++m)
+    for (int n = 0; n < kNs; ++n) {
+      const auto to = store.token(share.token + n * mma::kN + traded_place(lane, 0).col);
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+      for (int m = 0; m < kMs; ++m)
 #pragma unroll
-        for (int n = 0; n < kNs; ++n) {
+        for (int h = 0; h < 2; ++h) {
           const float a = sums_[m][n][2 * h], b = sums_[m][n][2 * h + 1];
           const float got = __shfl_xor_sync(~0u, first ? a : b, kTradeLanes);
-          const mma::Place p = traded_place(lane, h);
-          store(share.token + n * mma::kN + p.col, share.row + m * mma::kM + p.row,
-                first ? got : a, first ? b : got);
+          store(to, share.row + m * mma::kM + traded_place(lane, h).row, first ? got : a,
+                first ? b : got);
         }
+    }
   }
 
  private:
@@ -112,9 +113,11 @@ class Fma {
   template <typename Store>
   __device__ void finish(char*, const Store& store) {
 #pragma unroll
-    for (int t = 0; t < kMyTokens; ++t)
+    for (int t = 0; t < kMyTokens; ++t) {
+      const auto to = store.token(token(t));
 #pragma unroll
-      for (int r = 0; r < kMyRows; ++r) store(token(t), row(r), sums_[t][r]);
+      for (int r = 0; r < kMyRows; ++r) store(to, row(r), sums_[t][r]);
+    }
   }
 
  private:

@@ -8,6 +8,7 @@ namespace sparseprune::cuda {
 // it is asked for a stage earlier, so that no copy waits. sums.step(from) multiplies one.
 template <int kStages, int kStageBytes, typename Loader, typename Multiply>
 __device__ void pipeline(const Loader& loader, int stages, char* shared, Multiply& sums) {
+#pragma unroll 1
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < stages) loader.load(s, loader.ahead(s), shared + s * kStageBytes);
     commit_copies();
