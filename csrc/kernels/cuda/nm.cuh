@@ -1,6 +1,7 @@
 // nm layers on CUDA, for 2:4: float16 and bfloat16 by sparse tensor cores (mma.sp, float sums),
 // float32 by FMA, never TF32. No torch, no allocation: the caller owns the memory and brings the
-// stream. Each returns a cudaError_t. Not yet run on a GPU.
+// stream. Each returns a cudaError_t. Needs CUDA 12.5 or newer, for mma.sp::ordered_metadata. Not
+// yet run on a GPU.
 #pragma once
 #include <cstdint>
 
