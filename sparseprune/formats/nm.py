@@ -67,9 +67,11 @@ class Nm(Format):
     def worth(self, weight: Tensor, tokens: int) -> bool:
         if self.taps > 1 and weight.device.type == "cpu":
             return False  # csr's programs keep images in the layout of their kernels
-        n, m, _ = next(_ratios(weight != 0, self))
-        nonzeros = int(weight.count_nonzero())
-        return weight.numel() * n / m <= WORTH_STORING * nonzeros
+        found = next(_ratios(weight != 0, self), None)
+        if found is None:
+            return False
+        n, m, _ = found
+        return weight.numel() * n / m <= WORTH_STORING * int(weight.count_nonzero())
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
