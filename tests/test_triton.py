@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 
 SIZES = {
     "block": {"R": 32, "C": 32, "PADDED_R": 32, "PADDED_C": 32, "TOKENS": 64, "SPLIT": 1},
-    "nm": {"N": 2, "M": 4, "BITS": 2, "TOKENS": 64, "ROWS": 64, "COLUMNS": 64},
+    "nm": {"N": 2, "M": 4, "BITS": 2, "TOKENS": 64, "ROWS": 32, "COLUMNS": 32},
 }
 FLAGS = {"TAPS_FIRST": True, "HAS_BIAS": True}
 

@@ -9,7 +9,7 @@ from sparseprune.formats import Nm, NmWeight
 from sparseprune.triton import nm
 
 RATIOS = (Nm(2, 4), Nm(1, 4), Nm(5, 8), Nm(2, 4), Nm(2, 3))
-MOST_TILES = 24
+MOST_TILES = 16
 """Tiles of weights times tiles of tokens above which the interpreter takes long."""
 
 

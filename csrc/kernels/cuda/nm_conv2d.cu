@@ -13,9 +13,10 @@ int conv2d(const Nm<T>& w, const T* x, const ImageStrides& x_strides, const Conv
   const int64_t each = w.rows / groups;
   if (out.tokens <= Small::kTokens || each <= Small::kRows)
     return launch<Small>(w, in, out, finish, groups, stream);
-  if (out.tokens * w.rows < kLargeOutputs || each <= Medium::kRows)
-    return launch<Medium>(w, in, out, finish, groups, stream);
-  return launch<Large>(w, in, out, finish, groups, stream);
+  if constexpr (sizeof(T) == 2)  // float is bound by FMA, not by what L2 delivers
+    if (out.tokens * w.rows >= kLargeOutputs && each > Medium::kRows && large_fits<ImageInput<T>>())
+      return launch<Large>(w, in, out, finish, groups, stream);
+  return launch<Medium>(w, in, out, finish, groups, stream);
 }
 
 }  // namespace

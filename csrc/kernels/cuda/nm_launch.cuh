@@ -7,15 +7,28 @@
 
 namespace sparseprune::nm {
 
+// Bytes of shared memory of a thread block.
+template <typename Tile, typename Input>
+constexpr int kShared = Tile::kStages * Tile::kStageBytes + Tile::kTokens * Input::kTableBytes;
+
+// Whether the current device has that much for one of Large: sm_86 and sm_89 have 99 KB.
+template <typename Input>
+bool large_fits() {
+  int device = 0, most = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+             cudaSuccess &&
+         kShared<Large, Input> <= most;
+}
+
 template <typename Tile, typename T, typename Input, typename Output>
 int launch(const Nm<T>& w, const Input& in, const Output& out, const Finish<T>& finish, int groups,
            void* stream) {
   using Multiply = typename MultiplyOf<T, Tile>::Type;
-  constexpr int kShared = Tile::kStages * Tile::kStageBytes + Tile::kTokens * Input::kTableBytes;
   const int64_t token_tiles = (int64_t{out.tokens} + Tile::kTokens - 1) / Tile::kTokens;
   const int64_t strips = strips_of(Tile::kRows, static_cast<int>(w.rows), groups);
   return start(nm_kernel<T, Tile, Multiply, Input, Output>, strips * token_tiles, Tile::kThreads,
-               kShared, stream, w, in, out, finish, groups);
+               kShared<Tile, Input>, stream, w, in, out, finish, groups);
 }
 
 template <typename T>
