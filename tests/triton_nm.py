@@ -9,13 +9,13 @@ from sparseprune.formats import Nm, NmWeight
 from sparseprune.triton import nm
 
 RATIOS = (Nm(2, 4), Nm(1, 4), Nm(5, 8), Nm(2, 4), Nm(2, 3))
-MOST_TILES = 16
+MOST_TILES = {"linear": 8, "conv2d": 30}
 """Tiles of weights times tiles of tokens above which the interpreter takes long."""
 
 
-def slow(packed: NmWeight, tokens: int, groups: int = 1) -> bool:
+def slow(kind: str, packed: NmWeight, tokens: int, groups: int = 1) -> bool:
     strips = groups * -(-(packed.rows // groups) // 32)
-    return strips * -(-packed.cols // 64) * -(-tokens // 16) > MOST_TILES
+    return strips * -(-packed.cols // 64) * -(-tokens // 16) > MOST_TILES[kind]
 
 
 def check_linear() -> int:
@@ -25,7 +25,7 @@ def check_linear() -> int:
         ratio = RATIOS[i % len(RATIOS)]
         weight = fitting(ratio, weight)
         packed = ratio.pack(weight)
-        if slow(packed, x.shape[:-1].numel()) or problem.input == "nonfinite":
+        if slow("linear", packed, x.shape[:-1].numel()) or problem.input == "nonfinite":
             continue
         sizes = packed.rows, packed.cols, packed.n, packed.m
         y = nm.linear(x, *packed.packed(), bias, *sizes, -0.5, None)
@@ -47,7 +47,8 @@ def check_conv2d() -> int:
         else:
             weight = fitting(Nm(2, 4), weight)
         packed = ratio.pack(weight.flatten(1), problem.groups)
-        if slow(packed, x[:, 0].numel(), problem.groups) or problem.input == "nonfinite":
+        large = slow("conv2d", packed, x[:, 0].numel(), problem.groups)
+        if large or problem.input == "nonfinite":
             continue
         *window, groups = problem.window
         sizes = packed.rows, packed.cols, packed.n, packed.m, packed.taps
