@@ -1,6 +1,9 @@
 """Linear layers with few rows of input: dense torch, csr/rows and bitmask in turn, as CSV.
 
     python benchmarks/few_rows.py > benchmarks/results/bitmask-<cpu>.csv
+    python benchmarks/few_rows.py 2:4 > benchmarks/results/nm-<cpu>.csv
+
+With a pattern n:m the zeros lie so, nm takes part, and more rows of input are measured.
 
 4096 x 4096 lies beyond the L2 caches; of 1024 x 1024 there are four layers, one after another.
 """
@@ -15,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.autotune import compare_ms
-from sparseprune.formats import Bitmask, Csr, Format
+from sparseprune.formats import Bitmask, Csr, Format, Nm
 from sparseprune.machine import machine
 from sparseprune.nn import SparseLinear
+from sparseprune.patterns.nm import NM
 
 SIZES = ((4096, 1), (1024, 4))  # width, layers
 TOKENS = (1, 2, 4, 8)
@@ -26,11 +30,13 @@ FORMATS: tuple[Format, ...] = (Csr("rows"), Csr("sorted"), Bitmask())
 KEYS = ("cpu", "threads", "isa", "torch", "sparseprune", "date")
 
 
-def stack(width: int, count: int, sparsity: float) -> list[nn.Linear]:
-    """Layers whose weights are zero at random places."""
+def stack(width: int, count: int, sparsity: float, pattern: NM | None) -> list[nn.Linear]:
+    """Layers whose weights are zero at random places, or at random in the groups of a pattern."""
     layers = [nn.Linear(width, width).eval() for _ in range(count)]
     for layer in layers:
-        layer.weight.data[torch.rand(width, width) < sparsity] = 0.0
+        kept = torch.rand(width, width)
+        gone = kept < sparsity if pattern is None else ~pattern.legal(kept)
+        layer.weight.data[gone] = 0.0
     return layers
 
 
@@ -43,16 +49,20 @@ def caller(layers: list[nn.Module], x: Tensor) -> Callable[[], object]:
 def main() -> None:
     """Measure and print."""
     torch.manual_seed(0)
+    pattern = NM(*map(int, sys.argv[1].split(":"))) if len(sys.argv) > 1 else None
+    sparsities = SPARSITIES if pattern is None else (pattern.least_sparsity,)
+    formats = FORMATS if pattern is None else (*FORMATS, Csr("groups"), Nm())
+    rows_of_input = TOKENS if pattern is None else (*TOKENS, 32, 128)
     here = machine()
     out = csv.writer(sys.stdout)
     out.writerow((*KEYS, "width", "layers", "sparsity", "rows", "format", "ms", "speedup"))
     for width, count in SIZES:
-        for sparsity in SPARSITIES:
-            dense = stack(width, count, sparsity)
+        for sparsity in sparsities:
+            dense = stack(width, count, sparsity, pattern)
             variants: dict[str, list[nn.Module]] = {"dense": list(dense)}
-            for f in FORMATS:
+            for f in formats:
                 variants[f.name] = [SparseLinear.from_dense(layer, f) for layer in dense]
-            for tokens in TOKENS:
+            for tokens in rows_of_input:
                 x = torch.randn(tokens, width)
                 ms = compare_ms({name: caller(v, x) for name, v in variants.items()}, seconds=1)
                 for name, taken in ms.items():

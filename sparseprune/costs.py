@@ -4,8 +4,8 @@ Nanoseconds of one thread; more threads divide dense and packed alike. The const
 least squares over benchmarks/results/phases-xeon.csv (blocks of 128), which they meet within 21 %.
 Those for few tokens and for dense layers come from bitmask-xeon.csv, and from the same layers with
 AVX2 and portable kernels: single times there are off by up to a factor of 2.2, but of its 40 cases
-the model's choice took at most 1.3x the time of the fastest form in 39, and 1.8x in one. On another
-CPU only the ratios may hold.
+the model's choice took at most 1.3x the time of the fastest form in 39, and 1.8x in one. Those of
+nm are from one layer of 1024 x 1024 at 1 and 4 tokens. On another CPU only the ratios may hold.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Constants:
         plain, plain_row: csr/rows, per nonzero, per row.
         gather: csr/rows at few tokens, per nonzero, and more for each token.
         bits: bitmask, per position, more for each token, and more for each nonzero.
+        pairs: nm (2:4) at few tokens, per stored weight, and more for each token.
     """
 
     width: int
@@ -77,22 +78,24 @@ class Constants:
     plain_row: float
     gather: tuple[float, float]
     bits: tuple[float, float, float]
+    pairs: tuple[float, float]
 
 
 PORTABLE = Constants(
     width=4, vectors=4, pack=0.28, store=0.43, column=2.3, group=35.0, multiply=0.84,
     nonzero=1.03, row=1.5, plain=0.96, plain_row=20.0, gather=(0.12, 0.41), bits=(0.72, 0.02, 1.1),
+    pairs=(0.2, 0.18),
 )  # fmt: skip
 ISAS = {
     "avx512": Constants(
         width=16, vectors=4, pack=0.076, store=0.18, column=1.65, group=14.0, multiply=0.84,
         nonzero=0.99, row=2.2, plain=1.6, plain_row=2.0, gather=(0.06, 0.18),
-        bits=(0.055, 0.006, 0.06),
+        bits=(0.055, 0.006, 0.06), pairs=(0.06, 0.04),
     ),
     "avx2": Constants(
         width=8, vectors=2, pack=0.076, store=0.36, column=1.2, group=15.0, multiply=0.42,
         nonzero=0.50, row=0.68, plain=0.51, plain_row=11.0, gather=(0.22, 0.15),
-        bits=(0.08, 0.03, 0.1),
+        bits=(0.08, 0.03, 0.1), pairs=(0.12, 0.05),
     ),
 }  # fmt: skip
 """By name of the level; others count as portable code."""
@@ -159,12 +162,22 @@ def block(work: Work, c: Constants) -> float:
     return _panels(work, c, work.nonzeros * c.multiply + work.rows * c.row)
 
 
+def nm(work: Work, c: Constants) -> float:
+    """Per stored weight of 2:4, be it zero; Linear layers with few tokens read x where it lies."""
+    stored = max(work.nonzeros, work.rows * work.cols // 2)
+    if work.kind == "Linear" and work.tokens <= GATHER_TOKENS:
+        first, each = c.pairs
+        return stored * (first + work.tokens * each) + work.rows * GATHER_ROW
+    return _panels(work, c, stored * c.plain)
+
+
 COSTS: dict[str, Callable[[Work, Constants], float]] = {
     "csr/groups": csr_groups,
     "csr/sorted": csr_sorted,
     "csr/rows": csr_rows,
     "bitmask": bitmask,
     "block": block,
+    "nm": nm,
 }
 
 

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparseprune.formats import Format, Nm
+from sparseprune.patterns.nm import NM
+
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 """Of float32 sums of some hundred products of standard normal numbers."""
 
@@ -76,6 +79,14 @@ def sparse_weight(
     if zeros == "one_column":
         weight.view(shape[0], -1)[:, :-1] = 0.0
     return weight
+
+
+def fitting(fmt: Format, weight: Tensor, groups: int = 1) -> Tensor:
+    """The weight, or where n:m cannot hold it, the largest n of every m."""
+    if not isinstance(fmt, Nm) or fmt.refuses(weight.flatten(1), groups) is None:
+        return weight
+    kept = NM(fmt.n or 2, fmt.m or 4).legal(weight.abs(), groups)
+    return weight.masked_fill(~kept, 0)
 
 
 def _generator(name: str) -> torch.Generator:

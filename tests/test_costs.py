@@ -37,7 +37,9 @@ def cheapest(case: Work, isa: str) -> str:
     names = [
         f.name
         for f in FORMATS
-        if case.kind in f.serves and f.stem != "block" and (f.stem != "bitmask" or case.tokens <= 8)
+        if case.kind in f.serves
+        and f.stem not in ("block", "nm")
+        and (f.stem != "bitmask" or case.tokens <= 8)
     ]
     best = min(names, key=lambda name: packed_ns(name, case, isa))
     return best if packed_ns(best, case, isa) <= MARGIN * dense_ns(case) else "dense"

@@ -18,13 +18,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+# File -> its kernels of half and of float, and the most registers of one: 168 leaves room for three
+# thread blocks of 128 threads on a multiprocessor, 255 for two, 128 for 16 warps.
 FILES = {
-    "block_linear": ((18,), 168),  # three thread blocks of 128 threads on a multiprocessor
-    "block_conv2d": ((9,), 168),
-    "bitmask": ((12,), 128),  # 16 warps; 64 and 32 where there are one or two tokens
-    "csr_rows": ((24,), 128),  # as many, or two thread blocks of 8 warps
+    "block_linear": (12, 6, 168),
+    "block_conv2d": (6, 3, 168),
+    "nm_linear": (8, 3, 255),
+    "nm_conv2d": (6, 2, 255),
+    "bitmask": (8, 4, 128),
+    "csr_rows": (16, 8, 128),
 }
-"""File -> how many kernels it has (dtypes x sides, tiles or tokens), and their most registers."""
+PRODUCTS = {"block": "HMMA.16816", "nm": "HMMA.SP.16832"}
 ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a checkout")
@@ -100,20 +105,24 @@ def kernels_of(file: str, architecture: str, folder: Path) -> list[Kernel]:
 
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-every_block_file = pytest.mark.parametrize("file", ["block_linear", "block_conv2d"])
+
+
+def every_file(*stems: str) -> pytest.MarkDecorator:
+    """Those of these formats."""
+    return pytest.mark.parametrize("file", [f for f in FILES if f.startswith(stems)])
 
 
 def half(kernel: Kernel) -> bool:
     """By the mangled name of its first template argument."""
-    return "block_kernelI6__half" in kernel.name or "block_kernelI13__nv_bfloat16" in kernel.name
+    return re.search("_kernelI(6__half|13__nv_bfloat16)", kernel.name) is not None
 
 
 @every_architecture
-@pytest.mark.parametrize("file", FILES)
+@every_file("")
 def test_nothing_spills(file: str, architecture: str, tmp_path: Path) -> None:
     kernels = kernels_of(file, architecture, tmp_path)
-    counts, most_registers = FILES[file]
-    assert len(kernels) in counts
+    halves, floats, most_registers = FILES[file]
+    assert (sum(map(half, kernels)), len(kernels)) == (halves, halves + floats)
     for kernel in kernels:
         assert (kernel.stack, kernel.spilled) == (0, 0), kernel.name
         assert kernel.registers <= most_registers, kernel.name
@@ -121,15 +130,14 @@ def test_nothing_spills(file: str, architecture: str, tmp_path: Path) -> None:
 
 
 @every_architecture
-@every_block_file
+@every_file("block", "nm")
 def test_halves_go_through_tensor_cores_and_float_does_not(
     file: str, architecture: str, tmp_path: Path
 ) -> None:
-    kernels = kernels_of(file, architecture, tmp_path)
-    assert sum(map(half, kernels)) == len(kernels) * 2 // 3
-    for kernel in kernels:
+    product = PRODUCTS[file.partition("_")[0]]
+    for kernel in kernels_of(file, architecture, tmp_path):
         if half(kernel):
-            kind = "HMMA.16816.F32.BF16" if "bfloat16" in kernel.name else "HMMA.16816.F32"
+            kind = f"{product}.F32" + (".BF16" if "bfloat16" in kernel.name else "")
             assert kernel.count("HMMA") == kernel.instructions[kind] > 0, kernel.name
             assert kernel.count("LDSM.16.M88.4") > 0, kernel.name
         else:
@@ -138,13 +146,16 @@ def test_halves_go_through_tensor_cores_and_float_does_not(
 
 
 @every_architecture
-@pytest.mark.parametrize("file", ["block_linear", "block_conv2d", "bitmask"])
+@every_file("block", "nm", "bitmask")
 def test_copies_take_16_bytes_and_go_past_registers(
     file: str, architecture: str, tmp_path: Path
 ) -> None:
+    """All but those of 2:4's places, 4 or 8 bytes of a row."""
     for kernel in kernels_of(file, architecture, tmp_path):
+        few = kernel.instructions["LDGSTS.E"] + kernel.instructions["LDGSTS.E.64"]
         copies = kernel.count("LDGSTS")
-        assert copies == kernel.count("LDGSTS.E.BYPASS.128") > 0, kernel.name
+        assert copies - few == kernel.count("LDGSTS.E.BYPASS.128") > 2 * few, kernel.name
+        assert (few > 0) == ("nm_kernel" in kernel.name), kernel.name
 
 
 @every_architecture

@@ -5,6 +5,7 @@ bfloat16 is compiled only: the interpreter multiplies it wrongly.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -19,14 +20,20 @@ from sparseprune import backends
 pytest.importorskip("triton")
 TESTS = Path(__file__).parent
 
-SIZES = {"R": 32, "C": 32, "PADDED_R": 32, "PADDED_C": 32, "TOKENS": 64, "SPLIT": 1}
+SIZES = {
+    "block": {"R": 32, "C": 32, "PADDED_R": 32, "PADDED_C": 32, "TOKENS": 64, "SPLIT": 1},
+    "nm": {"N": 2, "M": 4, "BITS": 2, "TOKENS": 64, "ROWS": 32, "COLUMNS": 32},
+}
 FLAGS = {"TAPS_FIRST": True, "HAS_BIAS": True}
 
+every_format = pytest.mark.parametrize("stem", SIZES)
 
-def test_interpreted_kernels_match_dense() -> None:
+
+@every_format
+def test_interpreted_kernels_match_dense(stem: str) -> None:
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(TESTS / "triton_block.py")],
+        [sys.executable, str(TESTS / f"triton_{stem}.py")],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
@@ -38,14 +45,13 @@ def test_interpreted_kernels_match_dense() -> None:
 
 @pytest.mark.parametrize("element", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("kernel", ["_linear", "_conv2d"])
-def test_compiles_for_hopper(kernel: str, element: str) -> None:
+@every_format
+def test_compiles_for_hopper(stem: str, kernel: str, element: str) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from sparseprune.triton import block
-
-    function = getattr(block, kernel).fn
+    function = getattr(importlib.import_module(f"sparseprune.triton.{stem}"), kernel).fn
 
     def kind(name: str) -> str:
         if name.isupper():
@@ -53,11 +59,14 @@ def test_compiles_for_hopper(kernel: str, element: str) -> None:
         return {
             **dict.fromkeys(("x", "values", "bias", "y"), f"*{element}"),
             **dict.fromkeys(("columns", "starts"), "*i32"),
+            "places": "*u8",
             **dict.fromkeys(("low", "high"), "fp32"),
         }.get(name, "i32")
 
     signature = {name: kind(name) for name in function.arg_names}
-    constants: dict[str, Any] = {n: v for n, v in {**SIZES, **FLAGS}.items() if n in signature}
+    constants: dict[str, Any] = {
+        n: v for n, v in {**SIZES[stem], **FLAGS}.items() if n in signature
+    }
     made = triton.compile(
         ASTSource(function, signature, constants), target=GPUTarget("cuda", 90, 32)
     )
@@ -66,7 +75,8 @@ def test_compiles_for_hopper(kernel: str, element: str) -> None:
     assert ("wgmma" in ptx or "mma.sync" in ptx) == (element != "fp32")
 
 
-def test_it_is_asked_for_by_name_on_cuda_only() -> None:
+@every_format
+def test_it_is_asked_for_by_name_on_cuda_only(stem: str) -> None:
     with pytest.raises(ValueError, match="backend must be one that serves cpu, got 'triton'"):
-        backends.choose(torch.device("cpu"), "triton", "block")
-    assert backends.has_kernel("sparseprune_triton::block_linear", "cpu") is False
+        backends.choose(torch.device("cpu"), "triton", stem)
+    assert backends.has_kernel(f"sparseprune_triton::{stem}_linear", "cpu") is False

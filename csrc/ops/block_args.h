@@ -1,8 +1,7 @@
 // What the block ops of every device check and view alike: tensors in, plain structs out.
 #pragma once
 #include "formats/block.h"
-#include "formats/conv2d.h"
-#include "ops/csr_args.h"
+#include "ops/images.h"
 
 namespace sparseprune {
 
@@ -14,10 +13,6 @@ struct BlockTensors {
   const std::optional<Tensor>& bias;
 };
 
-inline bool block_dtype(ScalarType t) {
-  return t == ScalarType::Float || t == ScalarType::Half || t == ScalarType::BFloat16;
-}
-
 // The view of a packed weight, whose values have the dtype of x; that T is its type is up to
 // callers.
 template <typename T>
@@ -27,8 +22,7 @@ Block<T> view_block(const char* op, const Tensor& x, const BlockTensors& t, int6
                                 int64_t at_least) {
     check_buffer(op, "Block.pack", argument, tensor, x, dtype, at_least);
   };
-  check(block_dtype(x.scalar_type()), op,
-        ": x must be float32, float16 or bfloat16; convert it or keep the layer dense");
+  check_float_or_half(op, x, t.values);
   check(rows >= 0 && cols >= 0, op, ": rows and cols must be as made by Block.pack, got ", rows,
         ", ", cols);
   const auto side = [&](int64_t i) { return t.values.dim() == 3 ? t.values.size(i) : 0; };
@@ -49,37 +43,10 @@ Block<T> view_block(const char* op, const Tensor& x, const BlockTensors& t, int6
 
 template <typename T>
 void check_block_conv(const char* op, const Block<T>& w, const Conv2dShape& s) {
-  check(w.taps == 1 || w.taps == s.kernel_h * s.kernel_w, op, ": taps must be 1 or ",
-        s.kernel_h * s.kernel_w, ", the size of the kernel, got ", w.taps);
+  check_taps(op, w.taps, s);
   check(s.groups == 1 || w.rows / s.groups % w.r == 0, op,
         ": outputs per group must divide by the ", w.r, " rows of a block, got ", w.rows / s.groups,
         "; pack the weight with its number of groups");
-}
-
-inline ImageStrides image_strides(const Tensor& t) {
-  return {t.strides()[0], t.strides()[1], t.strides()[2], t.strides()[3]};
-}
-
-// Whether channels are innermost, and not by chance (one channel, one pixel).
-inline bool channels_last(const Tensor& x) {
-  if (x.is_contiguous()) return false;
-  int64_t step = 1;
-  for (const int64_t d : {1, 3, 2, 0}) {
-    if (x.size(d) != 1 && x.stride(d) != step) return false;
-    step *= x.size(d);
-  }
-  return true;
-}
-
-// x where it lies if it is dense in either memory format, else a copy.
-inline Tensor dense_image(const Tensor& x) { return channels_last(x) ? x : dense_copy(x); }
-
-// In the memory format of x.
-inline Tensor block_conv2d_output(const Tensor& x, const Conv2dShape& s) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(
-      {s.batch, s.rows, s.out_height(), s.out_width()}, x.scalar_type(), std::nullopt, x.device(),
-      std::nullopt, channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace sparseprune

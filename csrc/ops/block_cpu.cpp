@@ -39,7 +39,7 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values_any, const Tensor& colum
   const Tensor x = in_float(dense_image(x_any)), values = in_float(values_any);
   const std::optional<Tensor> bias = in_float(bias_any);
   w.values = values.const_data_ptr<float>();
-  Tensor y = block_conv2d_output(x, shape);
+  Tensor y = image_output(x, shape);
   if (y.numel())
     block_conv2d(w, x.const_data_ptr<float>(), image_strides(x), shape, bias_data(bias),
                  y.mutable_data_ptr<float>(), image_strides(y), torch_threads(), clamp(low, high));

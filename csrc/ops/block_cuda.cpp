@@ -51,7 +51,7 @@ Tensor conv2d(const Tensor& x_any, const Tensor& values, const Tensor& columns,
   check_cuda(op, w, shape.batch * shape.out_height() * shape.out_width());
   const torch::stable::accelerator::DeviceGuard guard(x_any.get_device_index());
   const Tensor x = dense_image(x_any);
-  Tensor y = block_conv2d_output(x, shape);
+  Tensor y = image_output(x, shape);
   if (y.numel() == 0) return y;
   check_launch(op, block_conv2d_cuda(w, element(x), x.const_data_ptr(), image_strides(x), shape,
                                      any_data(bias), y.mutable_data_ptr(), image_strides(y),

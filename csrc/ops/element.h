@@ -1,6 +1,6 @@
-// What the CUDA ops of formats in several dtypes share.
+// How ops of CUDA hand over tensors of several types.
 #pragma once
-#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/element.h"
 #include "ops/args.h"
 
 namespace sparseprune {

@@ -6,14 +6,18 @@ from sparseprune.formats.base import Format, PackedWeight
 from sparseprune.formats.bitmask import Bitmask, BitmaskWeight
 from sparseprune.formats.block import Block, BlockWeight
 from sparseprune.formats.csr import Csr, CsrWeight
+from sparseprune.formats.nm import Nm, NmWeight
 
-FORMATS: tuple[Format, ...] = (Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask(), Block())
+FORMATS: tuple[Format, ...] = (
+    Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask(), Block(), Nm(),
+)  # fmt: skip
 """Every format with its layouts: what convert measures and tests walk."""
 
 WEIGHTS: dict[str, type[PackedWeight]] = {
     "csr": CsrWeight,
     "bitmask": BitmaskWeight,
     "block": BlockWeight,
+    "nm": NmWeight,
 }
 """Stem -> packed weight, for loading."""
 
@@ -27,5 +31,7 @@ __all__ = [
     "Csr",
     "CsrWeight",
     "Format",
+    "Nm",
+    "NmWeight",
     "PackedWeight",
 ]

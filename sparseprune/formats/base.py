@@ -15,6 +15,8 @@ from sparseprune.errors import warn
 Pair = tuple[int, int]
 Clamp = tuple[float | None, float | None]
 """Lowest and highest output, None where there is no limit: (0.0, None) is ReLU."""
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Of the formats whose values are not float32 alone."""
 
 
 class PackedWeight(nn.Module):

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseprune.errors import bad
-from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
 
 UNIT_ROWS = 64
 """Rows whose values lie together, column by column."""
 MASK_BYTES = UNIT_ROWS // 8
 MAX_TOKENS = {"cpu": 8, "cuda": 16}
 """Device -> rows of input above which other layouts, which share weights among more, are faster."""
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Bitmask(Format):

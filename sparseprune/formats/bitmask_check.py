@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from sparseprune.errors import bad
-from sparseprune.formats.base import PackedWeight
+from sparseprune.formats.base import DTYPES, PackedWeight
 from sparseprune.formats.bitmask import (
-    DTYPES,
     MASK_BYTES,
     UNIT_ROWS,
     BitmaskWeight,

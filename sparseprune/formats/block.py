@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune.errors import bad, check_count
-from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.taps import taps_first
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIDES = (64, 32, 16)
 """Of the square blocks that tensor cores multiply."""
 MAX_SIDE = 256
@@ -103,8 +103,8 @@ class Block(Format):
         reason = self.refuses(weight, groups)
         if reason:
             raise bad("Block.pack", "weight", "one that the format holds", reason, "keep it dense")
-        _, side, taps = min(_grids(weight != 0, self, groups), key=lambda g: g[0])
-        tiles = _tiles(_ordered(weight.detach(), taps), side)  # [block rows, block columns, r, c]
+        _, side, taps = min(_grids(weight != 0, self, groups), key=lambda grid: grid[0])
+        tiles = _tiles(taps_first(weight.detach(), taps), side)  # [block rows, block columns, r, c]
         kept = _occupied(tiles != 0)
         row, column = kept.nonzero().unbind(1)
         starts = torch.zeros(len(kept) + 1, dtype=torch.int32, device=weight.device)
@@ -222,13 +222,7 @@ def unpack(
     tiles = values.new_zeros(len(starts) - 1, -(-cols // c), r, c)
     tiles[rows_of(starts, blocks), columns.long()] = values
     matrix = tiles.transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :cols]
-    return _ordered(matrix, max(1, cols // taps)).contiguous()
-
-
-def _ordered(matrix: Tensor, taps: int) -> Tensor:
-    """Columns (channel, tap) as (tap, channel); with the number of channels, back again."""
-    rows, cols = matrix.shape
-    return matrix.view(rows, cols // taps, taps).transpose(1, 2).reshape(rows, cols)
+    return taps_first(matrix, max(1, cols // taps)).contiguous()
 
 
 def _tiles(matrix: Tensor, side: Pair) -> Tensor:
@@ -246,7 +240,7 @@ def _grids(kept: Tensor, fmt: Block, groups: int) -> Iterator[tuple[int, Pair, i
     """What a grid stores in weights, its sides and its taps, for every grid that may do."""
     orders = (1,) if fmt.taps == 1 else (1, fmt.taps)
     for taps in orders:
-        ordered = _ordered(kept, taps)
+        ordered = taps_first(kept, taps)
         sides = [(fmt.rows, fmt.columns)] if fmt.rows and fmt.columns else _sides(ordered, groups)
         for r, c in sides:
             blocks = int(_occupied(_tiles(ordered, (r, c))).sum())

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sparseprune.errors import bad
-from sparseprune.formats.base import PackedWeight
-from sparseprune.formats.block import DTYPES, MAX_SIDE, BlockWeight, rows_of
+from sparseprune.formats.base import DTYPES, PackedWeight
+from sparseprune.formats.block import MAX_SIDE, BlockWeight, rows_of
 
 MAX_WEIGHTS = 2**31
 

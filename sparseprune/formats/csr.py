@@ -11,13 +11,11 @@ from torch import Tensor
 
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import csr_groups, csr_rows, csr_sorted
-from sparseprune.formats.base import Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
 from sparseprune.formats.csr_blocks import MAX_BLOCK, block_width
 
 LAYOUTS = {"groups": csr_groups, "sorted": csr_sorted, "rows": csr_rows}
 """Files name the layout of what a program derives by its place here: append, never reorder."""
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Of the layout "rows" in Linear layers; the others are float32."""
 PIECE = 2**21
 """Weights packed at a time: what packing needs in between stays in the caches."""
 

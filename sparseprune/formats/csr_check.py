@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparseprune.errors import bad
 from sparseprune.formats import csr_groups, csr_sorted
-from sparseprune.formats.base import PackedWeight
-from sparseprune.formats.csr import DTYPES, LAYOUTS, CsrWeight
+from sparseprune.formats.base import DTYPES, PackedWeight
+from sparseprune.formats.csr import LAYOUTS, CsrWeight
 from sparseprune.formats.csr_blocks import MAX_BLOCK
 
 MAX_WEIGHTS = 2**31

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune.formats import WEIGHTS, PackedWeight, bitmask_check, block_check, csr_check
+from sparseprune.formats import (
+    WEIGHTS,
+    PackedWeight,
+    bitmask_check,
+    block_check,
+    csr_check,
+    nm_check,
+)
 from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
 from sparseprune.io.values import decode, decode_setting, encode, encode_setting
@@ -28,6 +35,7 @@ CHECKS = {
     "csr": (csr_check.check, csr_check.check_groups),
     "bitmask": (bitmask_check.check, bitmask_check.check_groups),
     "block": (block_check.check, block_check.check_groups),
+    "nm": (nm_check.check, nm_check.check_groups),
 }
 """Stem -> what proves a packed weight safe, alone and in a convolution. Others are not loaded."""
 

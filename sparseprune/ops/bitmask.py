@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparseprune.formats.bitmask import DTYPES, MASK_BYTES, UNIT_ROWS, entries, unpack
+from sparseprune.formats.base import DTYPES
+from sparseprune.formats.bitmask import MASK_BYTES, UNIT_ROWS, entries, unpack
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
 
 _CLAMP = "float? low=None, float? high=None"

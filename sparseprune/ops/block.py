@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_input
 from sparseprune.formats.block import rows_of, unpack
 from sparseprune.ops.block_checks import check_conv2d, check_linear
 from sparseprune.ops.products import CHUNK, clamp_, clamp_grad
-from sparseprune.ops.windows import output_size
+from sparseprune.ops.windows import conv2d_output, fold, output_size, unfold
 
 _PACKED = "Tensor values, Tensor columns, Tensor starts"
 _WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
@@ -74,10 +74,7 @@ def conv2d_reference(
     y = conv2d_output(x, rows, output_size(x, *window))
     if x.shape[0] == 0:
         return y
-    sizes = (tuple(pair) for pair in (kernel_size, dilation, padding, stride))
-    patches = F.unfold(x, *sizes)  # [batch, groups * cols, pixels]
-    patches = patches.transpose(1, 2).reshape(-1, groups, cols // taps, taps)
-    patches = patches.transpose(2, 3).flatten(2)  # [tokens, groups, cols] as the blocks have them
+    patches = unfold(x, *window, groups, taps)
     each = rows // groups
     tall = -(-each // values.shape[1])
     parts = []
@@ -96,8 +93,7 @@ def conv2d_reference(
                 high,
             )
         )
-    out = torch.cat(parts, 1).view(x.shape[0], -1, rows).transpose(1, 2)
-    return y.copy_(out.view(y.shape))
+    return fold(torch.cat(parts, 1), y)
 
 
 def _multiply(
@@ -124,17 +120,6 @@ def _multiply(
     if bias is not None:
         y = y + bias.float()
     return clamp_(y, low, high).to(x.dtype).contiguous()
-
-
-def conv2d_output(x: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
-    """An output in the memory format of x: where channels are last, they stay last."""
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty(
-        (x.shape[0], rows, *size),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
-    )
 
 
 def _linear_fake(x, values, columns, starts, bias, rows, cols, low=None, high=None):  # type: ignore[no-untyped-def]

@@ -9,7 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from sparseprune.formats.block import DTYPES, MAX_SIDE
+from sparseprune.formats.base import DTYPES
+from sparseprune.formats.block import MAX_SIDE
 from sparseprune.ops.windows import check_window
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparseprune.formats.csr import DTYPES
+from sparseprune.formats.base import DTYPES
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_groups import PATTERNS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS

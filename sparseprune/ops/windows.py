@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -67,3 +68,40 @@ def output_size(
         for i in range(2)
     )
     return height, width
+
+
+def conv2d_output(x: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
+    """An output in the memory format of x: where channels are last, they stay last."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (x.shape[0], rows, *size),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+
+
+def unfold(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    taps: int,
+) -> Tensor:
+    """What the output pixels of all images read: [tokens, groups, columns of the packed weight].
+
+    taps: as the packed weight has it; 1 where its columns are (channel, ky, kx).
+    """
+    sizes = (tuple(pair) for pair in (kernel_size, dilation, padding, stride))
+    patches = F.unfold(x, *sizes).transpose(1, 2)  # [batch, pixels, groups * cols]
+    per_group = patches.shape[-1] // groups
+    patches = patches.reshape(-1, groups, per_group // taps, taps)
+    return patches.transpose(2, 3).flatten(2)
+
+
+def fold(tokens: Tensor, y: Tensor) -> Tensor:
+    """Outputs [tokens, rows] of all pixels, written to y [batch, rows, height, width]."""
+    out = tokens.view(y.shape[0], -1, y.shape[1]).transpose(1, 2)
+    return y.copy_(out.view(y.shape))

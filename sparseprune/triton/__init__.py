@@ -6,6 +6,6 @@ imported. Not yet run on a GPU.
 
 from __future__ import annotations
 
-from sparseprune.triton import block
+from sparseprune.triton import block, nm
 
-__all__ = ["block"]
+__all__ = ["block", "nm"]

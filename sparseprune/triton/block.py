@@ -16,12 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparseprune.ops.block import conv2d_output
 from sparseprune.ops.block_checks import check_conv2d, check_linear
-from sparseprune.ops.windows import output_size
-
-LEAST = 16
-"""The smallest side of a product of tensor cores."""
+from sparseprune.ops.windows import conv2d_output, output_size
+from sparseprune.triton.finish import LEAST, finish
 
 CONFIGS = [
     triton.Config({"TOKENS": tokens, "SPLIT": split}, num_warps=warps, num_stages=stages)
@@ -49,14 +46,6 @@ _tuned = triton.autotune(
     key=["tuned_tokens", "cols", "rows"],
     prune_configs_by={"early_config_prune": _fitting},
 )
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _finish(sums, bias, row, rows, low, high, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    if HAS_BIAS:
-        sums += tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[None, :]
-    sums = tl.where(sums < low, low, sums)
-    return tl.where(sums > high, high, sums)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -93,7 +82,7 @@ def _linear(  # type: ignore[no-untyped-def]
         weights += R * C
         sums = tl.dot(read, tl.trans(weight), sums, input_precision="ieee")
     row = block_row * R + inner
-    sums = _finish(sums, bias, row, rows, low, high, HAS_BIAS)
+    sums = finish(sums, bias, row, rows, low, high, HAS_BIAS)
     mask = (token < tokens)[:, None] & ((inner < R) & (row < rows))[None, :]
     to = y + token.to(tl.int64)[:, None] * rows + row[None, :]
     tl.store(to, sums.to(y.dtype.element_ty), mask=mask)
@@ -137,7 +126,7 @@ def _conv2d(  # type: ignore[no-untyped-def]
         weights += R * C
         sums = tl.dot(read, tl.trans(weight), sums, input_precision="ieee")
     row = block_row * R + inner
-    sums = _finish(sums, bias, row, rows, low, high, HAS_BIAS)
+    sums = finish(sums, bias, row, rows, low, high, HAS_BIAS)
     mask = (token < tokens)[:, None] & ((inner < R) & (row < rows))[None, :]
     to = y + image * y_image + out_row.to(tl.int64) * y_row + out_column.to(tl.int64) * y_column
     to = to[:, None] + (row.to(tl.int64) * y_channel)[None, :]

@@ -9,6 +9,7 @@
 
 #include "formats/bitmask.h"
 #include "formats/csr.h"
+#include "formats/nm.h"
 
 struct Dense {
   int64_t rows, cols;
@@ -22,6 +23,7 @@ struct Packed {
   std::vector<uint8_t> columns, counts, masks;
   std::vector<int32_t> block_columns;
   std::vector<int32_t> starts;
+  std::vector<uint8_t> places;  // n:m
 };
 
 inline int32_t size_of(const auto& v) { return static_cast<int32_t>(v.size()); }
@@ -144,4 +146,43 @@ inline Packed pack_block(const Dense& w, int64_t r, int64_t c) {
     p.starts.push_back(size_of(p.block_columns));
   }
   return p;
+}
+
+// At most n of every m columns of W are nonzero.
+inline Packed pack_nm(const Dense& w, int64_t n, int64_t m) {
+  Packed p;
+  const sparseprune::Nm<float> sizes{nullptr, nullptr, w.rows, w.cols, n, m};
+  for (int64_t row = 0; row < w.rows; ++row) {
+    std::vector<int> places;
+    for (int64_t group = 0; group < sizes.padded_groups(); ++group) {
+      const auto at = [&](int64_t i) {
+        return group * m + i < w.cols ? w.at(row, group * m + i) : 0.f;
+      };
+      int64_t free = n;
+      for (int64_t i = 0; i < m; ++i) free -= at(i) != 0.f;
+      for (int64_t i = 0; i < m; ++i)
+        if (at(i) != 0.f || free-- > 0) {
+          p.values.push_back(at(i));
+          places.push_back(static_cast<int>(i));
+        }
+    }
+    const int bits = m <= 4 ? 2 : 4;
+    for (size_t i = 0; i < places.size(); i += 8 / bits) {
+      int byte = 0;
+      for (int k = 0; k < 8 / bits; ++k) byte |= places[i + k] << k * bits;
+      p.places.push_back(static_cast<uint8_t>(byte));
+    }
+  }
+  return p;
+}
+
+// W, of every m columns of a row the first n nonzeros kept.
+inline Dense thinned(Dense w, int64_t n, int64_t m) {
+  for (int64_t row = 0; row < w.rows; ++row)
+    for (int64_t first = 0; first < w.cols; first += m) {
+      int64_t kept = 0;
+      for (int64_t c = first; c < std::min(first + m, w.cols); ++c)
+        if (float& v = w.weights[row * w.cols + c]; v != 0.f && ++kept > n) v = 0.f;
+    }
+  return w;
 }

@@ -30,7 +30,7 @@ struct Problem {
 template <typename T>
 std::vector<T> narrowed(const std::vector<float>& from) {
   std::vector<T> to(from.size());
-  for (size_t i = 0; i < from.size(); ++i) block::narrow(from[i], &to[i]);
+  for (size_t i = 0; i < from.size(); ++i) cuda::narrow(from[i], &to[i]);
   return to;
 }
 
@@ -54,12 +54,12 @@ struct Layer {
     x = narrowed<T>(numbers(p.tokens * p.cols, -3, 3));
     bias = narrowed<T>(numbers(p.rows, -9, 9));
     if (p.cols < 8) return;
-    block::narrow(INFINITY, &x[2]);               // only rows with a weight there may see it
+    cuda::narrow(INFINITY, &x[2]);                // only rows with a weight there may see it
     w.weights[(p.rows - 1) * p.cols] = INFINITY;  // only its own row may see it
-    for (int64_t t = 0; t < p.tokens; ++t) block::narrow(1.f, &x[t * p.cols]);
+    for (int64_t t = 0; t < p.tokens; ++t) cuda::narrow(1.f, &x[t * p.cols]);
   }
 
-  block::Finish<T> finish() const { return {of.bias ? bias.data() : nullptr, clamp}; }
+  cuda::Finish<T> finish() const { return {of.bias ? bias.data() : nullptr, clamp}; }
   std::vector<T> output() const {
     return narrowed<T>(std::vector<float>(static_cast<size_t>(of.tokens * of.rows), 12345.f));
   }
@@ -67,15 +67,15 @@ struct Layer {
   void compare(const std::vector<T>& y) const {
     for (int64_t t = 0; t < of.tokens; ++t)
       for (int64_t r = 0; r < of.rows; ++r) {
-        float sum = of.bias ? block::widen(bias[r]) : 0.f;
+        float sum = of.bias ? cuda::widen(bias[r]) : 0.f;
         for (int64_t c = 0; c < of.cols; ++c)
-          if (w.at(r, c) != 0.f) sum += w.at(r, c) * block::widen(x[t * of.cols + c]);
+          if (w.at(r, c) != 0.f) sum += w.at(r, c) * cuda::widen(x[t * of.cols + c]);
         T expected;
-        block::narrow(block::limit(sum, clamp), &expected);
-        const float got = block::widen(y[t * of.rows + r]);
-        expect(got == block::widen(expected), "y[" + std::to_string(t) + ", " + std::to_string(r) +
-                                                  "] = " + std::to_string(got) + ", not " +
-                                                  std::to_string(block::widen(expected)));
+        cuda::narrow(cuda::limit(sum, clamp), &expected);
+        const float got = cuda::widen(y[t * of.rows + r]);
+        expect(got == cuda::widen(expected), "y[" + std::to_string(t) + ", " + std::to_string(r) +
+                                                 "] = " + std::to_string(got) + ", not " +
+                                                 std::to_string(cuda::widen(expected)));
       }
   }
 };

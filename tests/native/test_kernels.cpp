@@ -291,6 +291,7 @@ int main(int argc, char** argv) {
     check_linears(count, random);
     check_convs(count, random);
     check_block(count, random);
+    check_nm(count, random);
     check_dense(count, random);
     check_planes(count, random);
     check_programs(count, random);
@@ -299,6 +300,7 @@ int main(int argc, char** argv) {
   Random random(seed);
   check_mma_fragments();
   check_block_tiles(random);
+  check_nm_tiles(random);
   check_bitmask_warps(random);
   check_csr_warps(random);
   std::printf("%d of %d checks failed\n", failures, checked);

@@ -1,9 +1,10 @@
 // The fragments of mma_fragments.h against the PTX manual's tables, ldmatrix, and the banks of
-// tiles (block_index.h).
+// tiles (block_index.h, nm_index.h).
 #include <set>
 
 #include "check.h"
 #include "kernels/cuda/block_index.h"
+#include "kernels/cuda/nm_index.h"
 #include "through_ldmatrix.h"
 
 namespace {
@@ -29,6 +30,33 @@ void check_fragments() {
       expect(mma::b_place(lane, i) == b, "B");
       const mma::Place c{i < 2 ? group : group + 8, in_group * 2 + (i & 1)};
       expect(mma::c_place(lane, i) == c, "C");
+    }
+  }
+}
+
+// "Matrix Fragments for sparse mma.m16n8k32 with .f16 and .bf16 types": B continues that of
+// mma.m16n8k16; of metadata with sparsity selector 0, lane 4 g has in its low 16 bits columns 0 to
+// 15 of row g, in its high bits those of row g + 8, and lane 4 g + 1 has columns 16 to 31.
+void check_sparse_fragments() {
+  std::snprintf(running, sizeof running, "mma.sp fragments");
+  for (int lane = 0; lane < 32; ++lane) {
+    const int group = lane >> 2, in_group = lane & 3;
+    for (int i = 0; i < 8; ++i) {
+      const mma::Place b{in_group * 2 + (i & 1) + 8 * (i >> 1), group};
+      expect(mma::sparse_b_place(lane, i) == b, "B");
+      const mma::Place c = mma::sparse_b_place(lane, i);
+      expect(
+          through_ldmatrix(mma::sparse_b_address, lane, i / 2, i % 2) == mma::Place{c.col, c.row},
+          "B by ldmatrix");
+    }
+    if (in_group > 1) continue;  // not read by selector 0
+    for (int bit = 0; bit < 32; bit += 4) {
+      const mma::Place e{bit < 16 ? group : group + 8, 16 * in_group + bit % 16};
+      expect(mma::metadata_place(lane, bit / 4) == e, "metadata");
+      const uint32_t row = uint32_t{0b1001} << e.col, other = ~row;
+      const bool upper = bit >= 16;
+      const uint32_t made = mma::metadata(lane, upper ? other : row, upper ? row : other);
+      expect((made >> bit & 15) == 0b1001, "metadata from the places of two rows");
     }
   }
 }
@@ -71,12 +99,29 @@ void check_banks() {
         "B");
   }
   eight([](int lane) { return chunk_byte(copy_row(lane), copy_chunk(lane)); }, "copies");
+  for (int k = 0; k < 2; ++k) {
+    eight(
+        [&](int lane) {
+          const mma::Place p = mma::a_address(lane);
+          return nm::value_byte(p.row, 2 * k + p.col);
+        },
+        "values of mma.sp");
+    eight(
+        [&](int lane) {
+          const mma::Place p = mma::sparse_b_address(lane);
+          return chunk_byte(p.row, 4 * k + p.col);
+        },
+        "B of mma.sp");
+  }
+  eight([](int lane) { return nm::value_byte(lane / nm::kValueChunks, lane % nm::kValueChunks); },
+        "copies of values");
 }
 
 }  // namespace
 
 void check_mma_fragments() {
   check_fragments();
+  check_sparse_fragments();
   check_loads();
   check_banks();
 }

@@ -29,6 +29,7 @@ const BitmaskKernels& bitmask_kernels() {
 }
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
 const DenseKernels& dense_kernels() { return *static_cast<const DenseKernels*>(choose("dense")); }
+const NmKernels& nm_kernels() { return *static_cast<const NmKernels*>(choose("nm")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
 const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/csr.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/nm.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/planes.h"
 
@@ -24,6 +25,7 @@ const std::vector<KernelRow>& kernel_table();
 const BitmaskKernels& bitmask_kernels();
 const CsrKernels& csr_kernels();
 const DenseKernels& dense_kernels();
+const NmKernels& nm_kernels();
 const PanelKernels& panel_kernels();
 const PlaneKernels& plane_kernels();
 

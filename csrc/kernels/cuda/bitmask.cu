@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/bitmask.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
-#include "kernels/cuda/block_launch.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace sparseprune {
 namespace bitmask {
@@ -31,7 +31,7 @@ int warps_for(const Device& device, int64_t units, int64_t cols) {
 }
 
 template <typename T, int kTokens>
-int launch(const BitmaskOf<T>& w, const T* x, int tokens, const block::Finish<T>& finish, T* y,
+int launch(const BitmaskOf<T>& w, const T* x, int tokens, const cuda::Finish<T>& finish, T* y,
            const Device& device, cudaStream_t stream) {
   const auto kernel = bitmask_kernel<T, kTokens>;
   const int warps = warps_for<kTokens>(device, w.units(), w.cols);
@@ -46,7 +46,7 @@ int launch(const BitmaskOf<T>& w, const T* x, int tokens, const block::Finish<T>
 
 // kMostTokens tokens at a time; the last ones by the smallest kernel that holds them.
 template <typename T>
-int linear(const BitmaskOf<T>& w, const T* x, int64_t tokens, T* y, const block::Finish<T>& finish,
+int linear(const BitmaskOf<T>& w, const T* x, int64_t tokens, T* y, const cuda::Finish<T>& finish,
            cudaStream_t stream) {
   Device device;
   if (const cudaError_t error = ask(device)) return error;
@@ -68,7 +68,7 @@ int linear(const BitmaskOf<T>& w, const T* x, int64_t tokens, T* y, const block:
 
 int bitmask_linear_cuda(const BitmaskOf<void>& w, Element element, const void* x, int64_t tokens,
                         const void* bias, void* y, void* stream, Clamp clamp) {
-  return block::with_type(element, [&](auto type) {
+  return cuda::with_type(element, [&](auto type) {
     using T = decltype(type);
     const BitmaskOf<T> typed{static_cast<const T*>(w.values), w.masks, w.starts, w.rows, w.cols};
     return bitmask::linear<T>(typed, static_cast<const T*>(x), tokens, static_cast<T*>(y),

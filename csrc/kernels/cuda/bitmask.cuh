@@ -6,7 +6,7 @@
 
 #include "formats/bitmask.h"
 #include "formats/clamp.h"
-#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/element.h"
 
 namespace sparseprune {
 

@@ -1,7 +1,7 @@
 // The kernel of bitmask layers: a thread block per unit of 64 rows, a warp per strip of columns.
 #pragma once
 #include "kernels/cuda/bitmask_index.h"
-#include "kernels/cuda/block_io.cuh"
+#include "kernels/cuda/io.cuh"
 
 namespace sparseprune::bitmask {
 
@@ -93,7 +93,7 @@ class Ahead {
     mask = inside ? *masks_ : uint2{0, 0};
 #pragma unroll
     for (int t = 0; t < kTokens; ++t)
-      x[t] = inside && t < tokens_ ? block::widen(x_[t * cols_]) : 0.f;
+      x[t] = inside && t < tokens_ ? cuda::widen(x_[t * cols_]) : 0.f;
     masks_ += kSlab, x_ += kSlab, left_ -= kSlab;
   }
 
@@ -118,7 +118,7 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       if (!(kept >> i & 1)) continue;  // skipped, for 0 * inf would be NaN
-      const float v = block::widen(*value++);
+      const float v = cuda::widen(*value++);
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) of[i][t] = fmaf(v, x[t], of[i][t]);
     }
@@ -183,7 +183,7 @@ __device__ void multiply_strip(const BitmaskOf<T>& w, int64_t unit, Strip strip,
 // Adds the warps of the block in their order; sums [warps, rows, kTokens] are in shared memory.
 template <typename T, int kTokens>
 __device__ void finish_unit(const BitmaskOf<T>& w, int64_t unit, const char* shared, int warps,
-                            int tokens, const block::Finish<T>& finish, T* y) {
+                            int tokens, const cuda::Finish<T>& finish, T* y) {
   for (int i = threadIdx.x; i < kRows * kTokens; i += blockDim.x) {
     const int row = i % kRows, t = i / kRows;
     const int64_t to = unit * kRows + row;
@@ -199,7 +199,7 @@ __device__ void finish_unit(const BitmaskOf<T>& w, int64_t unit, const char* sha
 // y [tokens, rows] of up to kTokens tokens; a thread block of whole warps for every unit.
 template <typename T, int kTokens>
 __global__ void __launch_bounds__(kMostWarps<kTokens>* kLanes, 1)
-    bitmask_kernel(BitmaskOf<T> w, const T* x, int tokens, block::Finish<T> finish, T* y) {
+    bitmask_kernel(BitmaskOf<T> w, const T* x, int tokens, cuda::Finish<T> finish, T* y) {
   extern __shared__ __align__(16) char shared[];
   const int64_t unit = blockIdx.x;
   const int warp = warp_of_block(), lane = lane_of_warp(), warps = blockDim.x / kLanes;

@@ -7,11 +7,9 @@
 #include "formats/block.h"
 #include "formats/clamp.h"
 #include "formats/conv2d.h"
+#include "kernels/cuda/element.h"
 
 namespace sparseprune {
-
-// Of x, the values of W, bias and y.
-enum class Element { float32, float16, bfloat16 };
 
 // Whether there is a kernel for blocks of this size.
 constexpr bool block_cuda_serves(int64_t r, int64_t c) {

@@ -8,34 +8,19 @@
 //   x tile [kTokens, 128 bytes]    what the columns of those k read
 //   w tile [kRows, 128 bytes]      the weights
 //
-// in chunks of 16 bytes; chunk c of row r lies at place c ^ (r % 8) of its row, so that eight
-// neighbouring rows of one chunk are in different banks: ldmatrix and 16-byte loads conflict-free.
+// in chunks of 16 bytes (chunks.h).
 #pragma once
 #include <cstdint>
 
+#include "kernels/cuda/chunks.h"
 #include "kernels/cuda/mma_fragments.h"
 
 namespace sparseprune::block {
 
-constexpr int kRowBytes = 128, kChunkBytes = 16, kChunks = kRowBytes / kChunkBytes;
-constexpr int kThreads = 128, kWarps = kThreads / 32;
+using namespace cuda;
+
+constexpr int kThreads = 128, kWarps = kThreads / 32, kCopyRows = copy_rows(kThreads);
 constexpr int kResident = 2;  // thread blocks of a multiprocessor that registers must suffice for
-
-// Elements of a chunk, columns of a stage.
-template <typename T>
-constexpr int kChunk = kChunkBytes / static_cast<int>(sizeof(T));
-template <typename T>
-constexpr int kStage = kRowBytes / static_cast<int>(sizeof(T));
-
-// Byte of a tile where chunk `chunk` of row `row` lies.
-constexpr int chunk_byte(int row, int chunk) {
-  return row * kRowBytes + (chunk ^ row % kChunks) * kChunkBytes;
-}
-
-// A thread copies the same chunk of every kCopyRows-th row of both tiles.
-constexpr int kCopyRows = kThreads / kChunks;
-constexpr int copy_chunk(int thread) { return thread % kChunks; }
-constexpr int copy_row(int thread) { return thread / kChunks; }
 
 // Place k of a row of blocks: which of its blocks, and which column of that block.
 struct BlockColumn {
@@ -101,26 +86,5 @@ struct Tiles<64> {
   using Few = Tile<64, 16, 16, 1, 1, 4, 8>;
 };
 constexpr int kFewTokens = 64;
-
-// --- convolution
-
-struct Pixel {
-  int image, row, col;
-};
-constexpr Pixel pixel_of(int token, int out_h, int out_w) {
-  const int pixels = out_h * out_w;
-  return {token / pixels, token % pixels / out_w, token % out_w};
-}
-
-// What column c of the weight reads: channel of its group, and tap.
-struct Read {
-  int channel, ky, kx;
-};
-constexpr Read read_of(int c, int taps, int channels, int kernel_h, int kernel_w) {
-  const int window = kernel_h * kernel_w;
-  const int channel = taps == 1 ? c / window : c % channels;
-  const int tap = taps == 1 ? c % window : c / channels;
-  return {channel, tap / kernel_w, tap % kernel_w};
-}
 
 }  // namespace sparseprune::block

@@ -3,10 +3,9 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/block_kernel.cuh"
 #include "kernels/cuda/block_multiply.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace sparseprune::block {
-
-inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kChunkBytes == 0; }
 
 template <typename T, typename Tile, typename Input, typename Output>
 int launch(const Block<T>& w, const Input& in, const Output& out, const Finish<T>& finish,
@@ -14,24 +13,9 @@ int launch(const Block<T>& w, const Input& in, const Output& out, const Finish<T
   using Multiply = typename MultiplyOf<T, Tile>::Type;
   const auto kernel = block_kernel<T, Tile, Multiply, Input, Output>;
   constexpr int kShared = Tile::kStages * Tile::kStageBytes + Tile::kTokens * Input::kTableBytes;
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared))
-    return error;
   const int64_t token_tiles = (int64_t{out.tokens} + Tile::kTokens - 1) / Tile::kTokens;
-  const int64_t thread_blocks = w.block_rows() * Tile::kStrips * token_tiles;
-  if (thread_blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  kernel<<<static_cast<unsigned>(thread_blocks), kThreads, kShared,
-           static_cast<cudaStream_t>(stream)>>>(w, in, out, finish,
-                                                static_cast<int>(rows_per_group));
-  return cudaGetLastError();
-}
-
-// Calls run(T{}) for the C++ type of the elements.
-template <typename Run>
-int with_type(Element element, const Run& run) {
-  if (element == Element::float16) return run(__half{});
-  if (element == Element::bfloat16) return run(__nv_bfloat16{});
-  return run(float{});
+  return start(kernel, w.block_rows() * Tile::kStrips * token_tiles, kThreads, kShared, stream, w,
+               in, out, finish, static_cast<int>(rows_per_group));
 }
 
 template <typename T>

@@ -6,9 +6,8 @@ namespace {
 
 template <typename T>
 int linear(const Block<T>& w, const T* x, int tokens, T* y, const Finish<T>& finish, void* stream) {
-  const int cols = static_cast<int>(w.cols);
-  const TokenInput<T> in{x, tokens, cols, aligned(x) && cols % kChunk<T> == 0};
-  const TokenOutput<T> out{y, tokens, static_cast<int>(w.rows)};
+  const TokenInput<T> in = token_input(x, tokens, w.cols);
+  const TokenOutput<T> out = token_output(y, tokens, w.rows);
   return with_side(w.r, [&](auto tiles) {
     using Of = decltype(tiles);
     if (tokens <= kFewTokens)
@@ -22,7 +21,7 @@ int linear(const Block<T>& w, const T* x, int tokens, T* y, const Finish<T>& fin
 
 int block_linear_cuda(const Block<void>& w, Element element, const void* x, int64_t tokens,
                       const void* bias, void* y, void* stream, Clamp clamp) {
-  return block::with_type(element, [&](auto type) {
+  return cuda::with_type(element, [&](auto type) {
     using T = decltype(type);
     return block::linear<T>(block::typed<T>(w), static_cast<const T*>(x), static_cast<int>(tokens),
                             static_cast<T*>(y), {static_cast<const T*>(bias), clamp}, stream);

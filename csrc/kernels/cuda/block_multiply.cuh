@@ -36,7 +36,7 @@ class TensorCores {
     }
   }
 
-  // store(token, row, sum, sum of the next row), together all sums of the tile, once each.
+  // All sums of the tile to a Store (io.cuh), each once.
   template <typename Store>
   __device__ void finish(char* shared, const Store& store) {
     if constexpr (Tile::kWarpsK > 1)
@@ -45,13 +45,13 @@ class TensorCores {
 #pragma unroll
     for (int m = 0; m < kMs; ++m)
 #pragma unroll
-      for (int n = 0; n < kNs; ++n)
+      for (int i = 0; i < mma::kCRegs; i += 2) {
+        const mma::Place p = mma::c_place(threadIdx.x % 32, i);
+        const auto to = store.token(share.token + m * mma::kM + p.row);
 #pragma unroll
-        for (int i = 0; i < mma::kCRegs; i += 2) {
-          const mma::Place p = mma::c_place(threadIdx.x % 32, i);
-          store(share.token + m * mma::kM + p.row, share.row + n * mma::kN + p.col, sums_[m][n][i],
-                sums_[m][n][i + 1]);
-        }
+        for (int n = 0; n < kNs; ++n)
+          store(to, share.row + n * mma::kN + p.col, sums_[m][n][i], sums_[m][n][i + 1]);
+      }
   }
 
  private:
@@ -103,9 +103,11 @@ class Fma {
   template <typename Store>
   __device__ void finish(char*, const Store& store) {
 #pragma unroll
-    for (int t = 0; t < kMyTokens; ++t)
+    for (int t = 0; t < kMyTokens; ++t) {
+      const auto to = store.token(token(t));
 #pragma unroll
-      for (int r = 0; r < kMyRows; ++r) store(token(t), row(r), sums_[t][r]);
+      for (int r = 0; r < kMyRows; ++r) store(to, row(r), sums_[t][r]);
+    }
   }
 
  private:

@@ -1,8 +1,8 @@
 // The csr kernel for few tokens: a warp per row, x in shared memory where it fits.
 #pragma once
 #include "formats/csr.h"
-#include "kernels/cuda/block_io.cuh"
 #include "kernels/cuda/csr_index.h"
+#include "kernels/cuda/io.cuh"
 
 namespace sparseprune::csr {
 
@@ -34,7 +34,7 @@ struct Input {
         if (t < tokens && c < cols)
           all.of[t] = x[int64_t{t} * cols + c];
         else
-          block::narrow(0.f, &all.of[t]);
+          cuda::narrow(0.f, &all.of[t]);
       to[c] = all;
     }
     staged = to;
@@ -46,12 +46,11 @@ struct Input {
       const All all = staged[live ? column : cols];  // no branch, for 0 * inf would be NaN
       const float v = live ? weight : 0.f;
 #pragma unroll
-      for (int t = 0; t < kTokens; ++t) sums[t] = fmaf(v, block::widen(all.of[t]), sums[t]);
+      for (int t = 0; t < kTokens; ++t) sums[t] = fmaf(v, cuda::widen(all.of[t]), sums[t]);
     } else if (live) {
 #pragma unroll
       for (int t = 0; t < kTokens; ++t)
-        if (t < tokens)
-          sums[t] = fmaf(weight, block::widen(x[int64_t{t} * cols + column]), sums[t]);
+        if (t < tokens) sums[t] = fmaf(weight, cuda::widen(x[int64_t{t} * cols + column]), sums[t]);
     }
   }
 };
@@ -78,14 +77,14 @@ __device__ void add_row(const CsrRowsOf<T>& w, uint32_t stored, uint32_t begin, 
     }
 #pragma unroll
     for (uint32_t i = 0; i < kVector<T>; ++i)
-      in.add(block::widen(values.of[i]), columns.of[i], inside<T>(v, i, begin, end), sums);
+      in.add(cuda::widen(values.of[i]), columns.of[i], inside<T>(v, i, begin, end), sums);
   }
 }
 
 // y [tokens, rows] of up to kTokens tokens; thread blocks stride over the rows.
 template <typename T, int kTokens, bool kStaged>
 __global__ void __launch_bounds__(kFewWarps* kLanes, 1)
-    few_kernel(CsrRowsOf<T> w, const T* x, int tokens, block::Finish<T> finish, T* y) {
+    few_kernel(CsrRowsOf<T> w, const T* x, int tokens, cuda::Finish<T> finish, T* y) {
   extern __shared__ __align__(16) char shared[];
   Input<T, kTokens, kStaged> in{x, nullptr, static_cast<int>(w.cols), tokens};
   if constexpr (kStaged)

@@ -1,8 +1,8 @@
 // The csr kernel for many tokens: slabs of x in shared memory, sums in registers.
 #pragma once
 #include "formats/csr.h"
-#include "kernels/cuda/block_io.cuh"
 #include "kernels/cuda/csr_index.h"
+#include "kernels/cuda/io.cuh"
 
 namespace sparseprune::csr {
 
@@ -35,11 +35,11 @@ __device__ void load_slab(const T* x, int64_t cols, int64_t first_column, int64_
         if (i < live)
           elements.of[i] = from[i];
         else
-          block::narrow(0.f, &elements.of[i]);
+          cuda::narrow(0.f, &elements.of[i]);
     }
 #pragma unroll
     for (int i = 0; i < kPiece; ++i)
-      slab[place_of<Tile>(piece.column + i, piece.token)] = block::widen(elements.of[i]);
+      slab[place_of<Tile>(piece.column + i, piece.token)] = cuda::widen(elements.of[i]);
   }
 }
 
@@ -53,7 +53,7 @@ struct Cursor {
   __device__ int take(const CsrRowsOf<T>& w, int column, float& value, int& place) {
     const int n = at + static_cast<int>(threadIdx.x % kLanes);
     place = n < end ? w.columns[n] : column;
-    value = n < end ? block::widen(w.values[n]) : 0.f;
+    value = n < end ? cuda::widen(w.values[n]) : 0.f;
     const int count = __popc(__ballot_sync(0xffffffffu, place < column));
     at += count;
     return count;
@@ -63,7 +63,7 @@ struct Cursor {
 // y of 64 rows and a tile of tokens.
 template <typename T, int kEach>
 __global__ void __launch_bounds__(kManyThreads, 2)
-    many_kernel(CsrRowsOf<T> w, const T* x, int64_t tokens, bool vector, block::Finish<T> finish,
+    many_kernel(CsrRowsOf<T> w, const T* x, int64_t tokens, bool vector, cuda::Finish<T> finish,
                 T* y) {
   using Tile = csr::Tile<kEach>;
   extern __shared__ __align__(16) float slab[];

@@ -1,9 +1,9 @@
 #include <algorithm>
 
-#include "kernels/cuda/block_launch.cuh"
 #include "kernels/cuda/csr_few.cuh"
 #include "kernels/cuda/csr_many.cuh"
 #include "kernels/cuda/csr_rows.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace sparseprune {
 namespace csr {
@@ -27,7 +27,7 @@ struct Call {
   const CsrRowsOf<T>& w;
   const T* x;
   int64_t tokens;
-  block::Finish<T> finish;
+  cuda::Finish<T> finish;
   T* y;
   cudaStream_t stream;
 };
@@ -82,7 +82,7 @@ cudaError_t many(const Call<T>& call) {
   const int64_t tall = (call.w.rows + kTileRows - 1) / kTileRows;
   const int64_t blocks = tall * ((call.tokens + Tile::kTokens - 1) / Tile::kTokens);
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  const bool vector = call.w.cols % kPiece == 0 && block::aligned(call.x);
+  const bool vector = call.w.cols % kPiece == 0 && cuda::aligned(call.x);
   kernel<<<static_cast<unsigned>(blocks), kManyThreads, kBytes, call.stream>>>(
       call.w, call.x, call.tokens, vector, call.finish, call.y);
   return cudaGetLastError();
@@ -102,7 +102,7 @@ cudaError_t linear(const Call<T>& call) {
 
 int csr_rows_linear_cuda(const CsrRowsOf<void>& w, Element element, const void* x, int64_t tokens,
                          const void* bias, void* y, void* stream, Clamp clamp) {
-  return block::with_type(element, [&](auto type) -> int {
+  return cuda::with_type(element, [&](auto type) -> int {
     using T = decltype(type);
     const CsrRowsOf<T> typed{static_cast<const T*>(w.values), w.columns, w.row_start, w.rows,
                              w.cols};

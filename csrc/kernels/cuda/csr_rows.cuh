@@ -5,7 +5,7 @@
 
 #include "formats/clamp.h"
 #include "formats/csr.h"
-#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/element.h"
 
 namespace sparseprune {
 

@@ -100,6 +100,10 @@ inline thread_local cuda_on_cpu::Index threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncwarp() { cuda_on_cpu::self.warp->meeting.arrive_and_wait(); }
 inline void __syncthreads() { cuda_on_cpu::self.block->arrive_and_wait(); }
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
 inline int __popc(uint32_t v) { return std::popcount(v); }
 template <typename T>
 T __shfl_sync(uint32_t, T v, int from) {

@@ -1,15 +1,13 @@
-// Where block kernels read x and write y: rows of tokens, or the pixels of images in any memory
-// format.
+// Where kernels read x and write y: rows of tokens, or the pixels of images in any memory format.
 #pragma once
 #include <cstdint>
 
-#include "formats/block.h"
 #include "formats/clamp.h"
 #include "formats/conv2d.h"
-#include "kernels/cuda/block_index.h"
+#include "kernels/cuda/chunks.h"
 #include "kernels/cuda/tensor_core.cuh"
 
-namespace sparseprune::block {
+namespace sparseprune::cuda {
 
 // x [tokens, cols]. `vector`: x is whole, aligned chunks.
 template <typename T>
@@ -91,6 +89,10 @@ struct TokenOutput {
 
   __device__ T* at(int token) const { return y + static_cast<int64_t>(token) * rows; }
   __device__ int64_t step() const { return 1; }
+  // Whether rows 2 i and 2 i + 1 of every token are neighbours, aligned as a pair.
+  __device__ bool pairs() const {
+    return rows % 2 == 0 && reinterpret_cast<uintptr_t>(y) % (2 * sizeof(T)) == 0;
+  }
 };
 
 template <typename T>
@@ -104,6 +106,10 @@ struct ImageOutput {
     return y + p.image * strides.image + p.row * strides.row + p.col * strides.column;
   }
   __device__ int64_t step() const { return strides.channel; }
+  __device__ bool pairs() const {
+    return strides.channel == 1 && (strides.image | strides.row | strides.column) % 2 == 0 &&
+           reinterpret_cast<uintptr_t>(y) % (2 * sizeof(T)) == 0;
+  }
 };
 
 __device__ inline float limit(float v, Clamp clamp) {
@@ -125,39 +131,52 @@ struct Finish {
 
   __device__ T operator()(float sum, int row) const {
     T v;
-    narrow(limit(sum + (bias ? widen(bias[row]) : 0.f), clamp), &v);
+    narrow(limit(sum + (bias ? widen(__ldg(bias + row)) : 0.f), clamp), &v);
     return v;
   }
 };
 
-// Where the sums of a tile go; those past the last token or row are dropped.
+// Where the sums of a tile go; those past the last token, or from row `rows` on, are dropped.
 template <typename T, typename Output>
-struct Store {
-  const Output& out;
-  const Finish<T>& finish;
-  int first_token, first_row;
+class Store {
+ public:
+  __device__ Store(const Output& out, const Finish<T>& finish, int first_token, int first_row,
+                   int rows)
+      : out_(out),
+        finish_(finish),
+        first_token_(first_token),
+        first_row_(first_row),
+        rows_(rows),
+        pairs_(first_row % 2 == 0 && out.pairs()) {}
 
-  __device__ void operator()(int t, int r, float sum) const {
-    const int token = first_token + t, row = first_row + r;
-    if (token < out.tokens && row < out.rows) out.at(token)[row * out.step()] = finish(sum, row);
+  // Where a token of the tile begins in y; null past the last.
+  __device__ T* token(int t) const {
+    const int token = first_token_ + t;
+    return token < out_.tokens ? out_.at(token) : nullptr;
   }
-  // Of rows r and r + 1, in one piece where they are neighbours in y.
-  __device__ void operator()(int t, int r, float a, float b) const {
+  __device__ void operator()(T* y, int r, float sum) const {
+    const int row = first_row_ + r;
+    if (y && row < rows_) y[row * out_.step()] = finish_(sum, row);
+  }
+  // Of rows r, which is even, and r + 1: in one piece where they are neighbours in y.
+  __device__ void operator()(T* y, int r, float a, float b) const {
     struct alignas(2 * sizeof(T)) Pair {
       T first, second;
     };
-    const int token = first_token + t, row = first_row + r;
-    if (token >= out.tokens || row + 1 >= out.rows || out.step() != 1) return apart(t, r, a, b);
-    T* to = out.at(token) + row;
-    if (reinterpret_cast<uintptr_t>(to) % sizeof(Pair)) return apart(t, r, a, b);
-    *reinterpret_cast<Pair*>(to) = {finish(a, row), finish(b, row + 1)};
+    const int row = first_row_ + r;
+    if (pairs_ && row + 1 < rows_) {
+      if (y) *reinterpret_cast<Pair*>(y + row) = {finish_(a, row), finish_(b, row + 1)};
+    } else {
+      (*this)(y, r, a);
+      (*this)(y, r + 1, b);
+    }
   }
 
  private:
-  __device__ void apart(int t, int r, float a, float b) const {
-    (*this)(t, r, a);
-    (*this)(t, r + 1, b);
-  }
+  const Output& out_;
+  const Finish<T>& finish_;
+  int first_token_, first_row_, rows_;
+  bool pairs_;
 };
 
-}  // namespace sparseprune::block
+}  // namespace sparseprune::cuda

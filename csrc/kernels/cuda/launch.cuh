@@ -1,0 +1,73 @@
+// What the launchers of every format share.
+#pragma once
+#include "kernels/cuda/element.h"
+#include "kernels/cuda/io.cuh"
+
+namespace sparseprune::cuda {
+
+inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kChunkBytes == 0; }
+
+// Calls run(T{}) for the C++ type of the elements.
+template <typename Run>
+int with_type(Element element, const Run& run) {
+  if (element == Element::float16) return run(__half{});
+  if (element == Element::bfloat16) return run(__nv_bfloat16{});
+  return run(float{});
+}
+
+// x [tokens, cols] and y [tokens, rows].
+template <typename T>
+TokenInput<T> token_input(const T* x, int64_t tokens, int64_t cols) {
+  return {x, static_cast<int>(tokens), static_cast<int>(cols), aligned(x) && cols % kChunk<T> == 0};
+}
+template <typename T>
+TokenOutput<T> token_output(T* y, int64_t tokens, int64_t rows) {
+  return {y, static_cast<int>(tokens), static_cast<int>(rows)};
+}
+
+// Images whose columns are those of a W [rows, cols]; in one vector where the columns of every
+// chunk are neighbours in x, aligned.
+template <typename T>
+ImageInput<T> image_input(const T* x, const ImageStrides& strides, const Conv2dShape& s,
+                          int64_t cols, int64_t taps) {
+  const auto whole = [](int64_t elements) { return elements % kChunk<T> == 0; };
+  const bool vector = (taps > 1 || s.kernel_h * s.kernel_w == 1) && strides.channel == 1 &&
+                      aligned(x) && whole(s.channels / s.groups) && whole(strides.image) &&
+                      whole(strides.row) && whole(strides.column);
+  const int out_h = static_cast<int>(s.out_height()), out_w = static_cast<int>(s.out_width());
+  return {x,
+          strides,
+          s,
+          out_h,
+          out_w,
+          static_cast<int>(s.batch) * out_h * out_w,
+          static_cast<int>(cols),
+          static_cast<int>(taps),
+          static_cast<int>(s.channels / s.groups),
+          vector};
+}
+template <typename T>
+ImageOutput<T> image_output(T* y, const ImageStrides& strides, const Conv2dShape& s) {
+  const int out_h = static_cast<int>(s.out_height()), out_w = static_cast<int>(s.out_width());
+  return {y,
+          strides,
+          out_h,
+          out_w,
+          static_cast<int>(s.batch) * out_h * out_w,
+          static_cast<int>(s.rows)};
+}
+
+// Starts kernel(args...) with that many threads and bytes of shared memory.
+template <typename Kernel, typename... Args>
+int start(Kernel kernel, int64_t thread_blocks, int threads, int shared, void* stream,
+          const Args&... args) {
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared))
+    return error;
+  if (thread_blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+  kernel<<<static_cast<unsigned>(thread_blocks), threads, shared,
+           static_cast<cudaStream_t>(stream)>>>(args...);
+  return cudaGetLastError();
+}
+
+}  // namespace sparseprune::cuda

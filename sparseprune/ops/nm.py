@@ -1,0 +1,189 @@
+"""nm ops: schema, fake kernel, reference and gradient. Native code adds only kernels.
+
+A pruned weight contributes nothing to an output, even where the input is NaN or infinite. A group
+with fewer than n nonzeros stores zeros, which count as in a dense layer: 0 * inf = NaN. Sums are in
+float32 whatever the dtype of x, the weight and y, which share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input
+
+from sparseprune.formats.nm import split_places, unpack
+from sparseprune.ops.nm_checks import check_conv2d, check_linear
+from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.windows import conv2d_output, fold, output_size, unfold
+
+_WEIGHT = "Tensor values, Tensor places"
+_SIZES = "int rows, int cols, int n, int m"
+_WINDOW = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
+_CLAMP = "float? low=None, float? high=None"
+
+SCHEMAS = {
+    "nm_linear": f"(Tensor x, {_WEIGHT}, Tensor? bias, {_SIZES}, {_CLAMP}) -> Tensor",
+    "nm_conv2d": (
+        f"(Tensor x, {_WEIGHT}, Tensor? bias, {_SIZES}, int taps, {_WINDOW}, {_CLAMP}) -> Tensor"
+    ),
+    "nm_unpack": f"({_WEIGHT}, {_SIZES}, int taps) -> Tensor",
+}
+
+
+def linear_reference(
+    x: Tensor,
+    values: Tensor,
+    places: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    n: int,
+    m: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """y = clamp(x W^T + bias) over the stored weights alone; x [..., cols] -> [..., rows]."""
+    check_linear(x, values, places, bias, rows, cols, n, m)
+    tokens = x.reshape(x.shape[:-1].numel(), cols)
+    y = _multiply(tokens, values, places, n, m, bias, low, high)
+    return y.view(*x.shape[:-1], rows)
+
+
+def conv2d_reference(
+    x: Tensor,
+    values: Tensor,
+    places: Tensor,
+    bias: Tensor | None,
+    rows: int,
+    cols: int,
+    n: int,
+    m: int,
+    taps: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor:
+    """The convolution as a product with the unfolded input, over the stored weights alone."""
+    window = (kernel_size, stride, padding, dilation)
+    check_conv2d(x, values, places, bias, rows, cols, n, m, taps, *window, groups)
+    y = conv2d_output(x, rows, output_size(x, *window))
+    if x.shape[0] == 0:
+        return y
+    patches = unfold(x, *window, groups, taps)
+    each = rows // groups
+    parts = []
+    for g in range(groups):
+        part = slice(g * each, (g + 1) * each)
+        own = None if bias is None else bias[part]
+        parts.append(_multiply(patches[:, g], values[part], places[part], n, m, own, low, high))
+    return fold(torch.cat(parts, 1), y)
+
+
+def _multiply(
+    x: Tensor,
+    values: Tensor,
+    places: Tensor,
+    n: int,
+    m: int,
+    bias: Tensor | None,
+    low: float | None,
+    high: float | None,
+) -> Tensor:
+    """y[t, r] = clamp(bias[r] + sum over the stored weights of row r), in float32."""
+    rows, wide = values.shape
+    column = torch.arange(wide, device=x.device) // n * m + split_places(places, m)[:, :wide]
+    row = torch.arange(rows, device=x.device).repeat_interleave(wide)
+    padded = F.pad(x.float(), (0, wide // n * m - x.shape[1]))
+    y = multiply(padded, values.float().flatten(), row, column.flatten(), rows)
+    if bias is not None:
+        y = y + bias.float()
+    return clamp_(y, low, high).to(x.dtype).contiguous()
+
+
+def _linear_fake(x, values, places, bias, rows, cols, n, m, low=None, high=None):  # type: ignore[no-untyped-def]
+    check_linear(x, values, places, bias, rows, cols, n, m)
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+def _conv2d_fake(x, values, places, bias, rows, cols, n, m, taps, *window):  # type: ignore[no-untyped-def]
+    check_conv2d(x, values, places, bias, rows, cols, n, m, taps, *window[:5])
+    return conv2d_output(x, rows, output_size(x, *window[:4]))
+
+
+def _unpack_fake(values, places, rows, cols, n, m, taps):  # type: ignore[no-untyped-def]
+    return values.new_empty(rows, cols)
+
+
+def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[no-untyped-def]
+    ctx.clamped = low is not None or high is not None
+    ctx.save_for_backward(*packed, *((output,) if ctx.clamped else ()))
+    ctx.sizes, ctx.has_bias, ctx.low, ctx.high = sizes, bias is not None, low, high
+
+
+def _restore(ctx, grad):  # type: ignore[no-untyped-def]
+    weight = torch.ops.sparseprune.nm_unpack(*ctx.saved_tensors[:2], *ctx.sizes)
+    if ctx.clamped:
+        grad = clamp_grad(grad, ctx.saved_tensors[2], ctx.low, ctx.high)
+    return weight, grad
+
+
+def _save_linear(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, *packed, bias, rows, cols, n, m, low, high = inputs
+    _save(ctx, packed, (rows, cols, n, m, 1), bias, output, low, high)
+
+
+def _backward_linear(ctx, grad):  # type: ignore[no-untyped-def]
+    weight, grad = _restore(ctx, grad)
+    grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
+    return grad @ weight, None, None, grad_bias, *(None,) * 6
+
+
+def _save_conv2d(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, *packed, bias = inputs[:4]
+    _save(ctx, packed, inputs[4:9], bias, output, *inputs[14:])
+    ctx.shape, ctx.window = x.shape, inputs[9:14]
+
+
+def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
+    kernel_size, stride, padding, dilation, groups = ctx.window
+    weight, grad = _restore(ctx, grad)
+    weight = weight.view(weight.shape[0], -1, *kernel_size)
+    grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
+    grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    return grad_x, None, None, grad_bias, *(None,) * 12
+
+
+def _register(namespace: str) -> None:
+    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
+    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+        "nm_linear": (linear_reference, _linear_fake),
+        "nm_conv2d": (conv2d_reference, _conv2d_fake),
+        "nm_unpack": (unpack, _unpack_fake),
+    }
+    gradients = {
+        "nm_linear": (_save_linear, _backward_linear),
+        "nm_conv2d": (_save_conv2d, _backward_conv2d),
+    }
+    for name, schema in SCHEMAS.items():
+        op = f"{namespace}::{name}"
+        reference, fake = kernels[name]
+        torch.library.define(op, schema)
+        torch.library.register_kernel(op, "default", reference)
+        torch.library.register_fake(op, fake)
+    for name, (save, backward) in gradients.items():
+        op = f"{namespace}::{name}"
+        for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
+            torch.library.register_autocast(op, device, torch.float32)
+        torch.library.register_autograd(op, backward, setup_context=save)
+
+
+_register("sparseprune")
+_register("sparseprune_reference")
+_register("sparseprune_triton")
