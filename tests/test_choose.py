@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from problems import sparse_weight
 from scripted_times import script_times
 from torch import Tensor, nn
 
-from sparseprune import backends, choose, convert
+from sparseprune import backends, choose, convert, load, save
 from sparseprune.nn import SparseLinear
 from sparseprune.program.planned import Planned
 from sparseprune.prune import prune
@@ -166,7 +167,9 @@ def test_other_dtypes_stay_dense() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("stem", ["csr", "bitmask"])
-def test_half_is_packed_where_it_is_asked_for(dtype: torch.dtype, stem: str) -> None:
+def test_half_is_packed_where_it_is_asked_for(
+    dtype: torch.dtype, stem: str, tmp_path: Path
+) -> None:
     """Layer by layer: programs are float32."""
     model = prune_(nn.Sequential(nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 8)).to(dtype))
     x = torch.randn(6, 20, dtype=dtype)
@@ -175,6 +178,8 @@ def test_half_is_packed_where_it_is_asked_for(dtype: torch.dtype, stem: str) -> 
     assert all(row.kernel.startswith(stem) for row in fast.report.rows)
     tolerance = choose.TOLERANCE[dtype]
     torch.testing.assert_close(fast(x), model.eval()(x), rtol=tolerance, atol=tolerance)
+    save(fast, tmp_path / "half")
+    assert torch.equal(load(tmp_path / "half")(x), fast(x))
     assert "is not meant for it" in convert(model, x, format="auto").report.rows[0].reason
 
 
