@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparseprune.formats.base import DTYPES
 from sparseprune.formats.bitmask import MASK_BYTES, UNIT_ROWS, entries, unpack
+from sparseprune.ops.dtypes import check_dtype
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
 
 _CLAMP = "float? low=None, float? high=None"
@@ -59,17 +59,7 @@ def check_packed(
     cols: int,
 ) -> None:
     """What every op demands of a packed weight, its bias, and the type and device of x."""
-    torch._check(
-        x.dtype in DTYPES,
-        lambda: f"{op}: x must be float32, float16 or bfloat16, got {x.dtype}; convert it",
-    )
-    torch._check(
-        values.dtype not in DTYPES or x.dtype == values.dtype,
-        lambda: (
-            f"{op}: x must be {str(values.dtype).removeprefix('torch.')}, the dtype of the weight, "
-            f"got {x.dtype}; convert one of them"
-        ),
-    )
+    check_dtype(op, x, values)
     torch._check(
         rows >= 0 and cols >= 0,
         lambda: f"{op}: rows and cols must be as made by Bitmask.pack, got {rows}, {cols}",

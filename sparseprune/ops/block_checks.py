@@ -9,8 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from sparseprune.formats.base import DTYPES
 from sparseprune.formats.block import MAX_SIDE
+from sparseprune.ops.dtypes import check_dtype
 from sparseprune.ops.windows import check_window
 
 
@@ -77,10 +77,7 @@ def check_packed(
     cols: int,
 ) -> None:
     """What every op demands of a packed weight, its bias, and the type and device of x."""
-    torch._check(
-        x.dtype in DTYPES,
-        lambda: f"{op}: x must be float32, float16 or bfloat16, got {x.dtype}; convert it",
-    )
+    check_dtype(op, x, values)
     torch._check(
         rows >= 0 and cols >= 0,
         lambda: f"{op}: rows and cols must be as made by Block.pack, got {rows}, {cols}",

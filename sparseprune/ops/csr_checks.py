@@ -13,6 +13,7 @@ from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_groups import PATTERNS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
 from sparseprune.formats.csr_sorted import PAIR
+from sparseprune.ops.dtypes import check_dtype
 from sparseprune.ops.windows import check_window
 
 MAX_BLOCK = 255
@@ -85,20 +86,7 @@ def check_packed(
     dtypes: Sequence[torch.dtype] = DTYPES[:1],
 ) -> None:
     """What every op demands of a packed weight, its bias, and the type and device of x."""
-    torch._check(
-        x.dtype in dtypes,
-        lambda: (
-            f"{op}: x must be {' or '.join(str(d).removeprefix('torch.') for d in dtypes)}, "
-            f"got {x.dtype}; convert it, e.g. with .float()"
-        ),
-    )
-    torch._check(
-        values.dtype not in dtypes or x.dtype == values.dtype,
-        lambda: (
-            f"{op}: x must be {str(values.dtype).removeprefix('torch.')}, the dtype of the weight, "
-            f"got {x.dtype}; convert one of them"
-        ),
-    )
+    check_dtype(op, x, values, dtypes)
     torch._check(
         rows >= 0 and cols >= 0 and 0 <= block <= MAX_BLOCK,
         lambda: (
