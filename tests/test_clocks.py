@@ -16,7 +16,7 @@ from torch import nn
 from sparseprune import autotune, backends, choose, clocks, convert, forms, tuning
 from sparseprune.autotune import BURST, compare_ms, device_of
 from sparseprune.clocks import EventClock, HostClock
-from sparseprune.formats import Block, Csr, PackedWeight
+from sparseprune.formats import Block, Csr, Nm, PackedWeight
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -208,6 +208,12 @@ def test_cuda_before_triton_before_the_reference(with_cuda: torch.device) -> Non
     assert chosen(Block(4, 8), "reference") == "reference"
     with pytest.raises(ValueError, match="got 'cuda'; multiplies squares of 16, 32, 64, got 4x8"):
         chosen(Block(4, 8), "cuda")
+    assert (chosen(Nm(2, 4)), chosen(Nm(1, 4)), chosen(Nm(4, 8))) == ("cuda", "triton", "triton")
+    eye = torch.eye(8)
+    assert Nm().settled(eye) == Nm(2, 4) and Nm().pack(eye).lacking("cuda") is None
+    quarter = Nm(1, 4).pack(eye)
+    assert quarter.lacking("cuda") == Nm(1, 4).lacking("cuda") == "multiplies 2:4, got 1:4"
+    assert quarter.lacking("triton") is None
     packed = Block(4, 8).pack(torch.ones(8, 8))
     assert packed.lacking("cuda") == Block(4, 8).lacking("cuda") is not None
     assert packed.lacking("triton") is None and Block(64, 64).lacking("cuda") is None

@@ -194,9 +194,9 @@ void Builder::csr_gather(const Step& s) {
   const int64_t x_stride = value(s.x).planes.image, y_stride = value(s.out).planes.image;
   const Plan* plan = plan_.get();
   work(threads_, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
-    csr_kernels().gather(view<CsrRows>(step, call.weights), plan->at(call, step.x), tokens,
-                         x_stride, bias(step, call.weights), plan->at(call, step.out), y_stride,
-                         chunks[i], chunks[i + 1], clamps ? step.activation.clamp : Clamp{});
+    csr_gather_kernel()(view<CsrRows>(step, call.weights), plan->at(call, step.x), tokens, x_stride,
+                        bias(step, call.weights), plan->at(call, step.out), y_stride, chunks[i],
+                        chunks[i + 1], clamps ? step.activation.clamp : Clamp{});
   });
   if (clamps) return;
   Step rest = s;

@@ -64,6 +64,13 @@ class Nm(Format):
     def suited(self, layer: nn.Module) -> Nm:
         return replace(self, taps=math.prod(getattr(layer, "kernel_size", ())))
 
+    def settled(self, weight: Tensor, groups: int = 1) -> Nm:
+        n, m, _ = next(_ratios(weight != 0, self))
+        return replace(self, n=n, m=m)
+
+    def lacking(self, backend: str) -> str | None:
+        return None if self.n is None or self.m is None else _lacking(backend, self.n, self.m)
+
     def worth(self, weight: Tensor, tokens: int) -> bool:
         if self.taps > 1 and weight.device.type == "cpu":
             return False  # csr's programs keep images in the layout of their kernels
@@ -153,6 +160,9 @@ class NmWeight(PackedWeight):
     def spec(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("rows", "cols", "n", "m", "taps")}
 
+    def lacking(self, backend: str) -> str | None:
+        return _lacking(backend, self.n, self.m)
+
     def packed(self) -> tuple[Tensor, Tensor]:
         """The buffers in the order that the ops take them."""
         held = self._buffers  # the attributes would go through Module.__getattr__
@@ -196,6 +206,13 @@ def unpack(
     within = split_places(places, m)[:, : groups * n].view(rows, groups, n)
     tiles.scatter_(2, within.long(), values.view(rows, groups, n))
     return taps_first(tiles.flatten(1)[:, :cols], max(1, cols // taps)).contiguous()
+
+
+def _lacking(backend: str, n: int, m: int) -> str | None:
+    """What csrc/kernels/cuda/nm.cuh serves."""
+    if backend != "cuda" or (n, m) == (2, 4):
+        return None
+    return f"multiplies 2:4, got {n}:{m}"
 
 
 def place_bits(m: int) -> int:

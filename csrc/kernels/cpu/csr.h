@@ -26,9 +26,12 @@ struct CsrKernels {
   // y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]), rows [begin, end), every token t. bias may be
   // null. Reads x [tokens, cols] where it lies, so it suits the few tokens that no panel would
   // repay.
-  void (*gather)(const CsrRows& w, const float* x, int64_t tokens, int64_t x_stride,
-                 const float* bias, float* y, int64_t y_stride, int64_t begin, int64_t end,
-                 Clamp clamp);
+  using Gather = void (*)(const CsrRows& w, const float* x, int64_t tokens, int64_t x_stride,
+                          const float* bias, float* y, int64_t y_stride, int64_t begin, int64_t end,
+                          Clamp clamp);
+  Gather gather;
+  // The same without instructions that gather.
+  Gather gather_by_inserts;
 
   // acc[r, :] += sum_c W[r, c] panel[c, :], rows [begin, end), but for what `ends` says; acc starts
   // at row `begin`. panel [cols, vectors * width] and acc [rows, vectors * width] are 64-byte

@@ -41,10 +41,11 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 }
 
 #include "kernels/cpu/csr_body.inc"
+#include "kernels/cpu/csr_inserts.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const CsrKernels csr_avx2;
-const CsrKernels csr_avx2 = {gather, rows, groups, sorted};
+const CsrKernels csr_avx2 = {gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
 }  // namespace sparseprune

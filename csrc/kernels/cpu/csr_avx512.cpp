@@ -37,10 +37,11 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 }
 
 #include "kernels/cpu/csr_body.inc"
+#include "kernels/cpu/csr_inserts.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const CsrKernels csr_avx512;
-const CsrKernels csr_avx512 = {gather, rows, groups, sorted};
+const CsrKernels csr_avx512 = {gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
 }  // namespace sparseprune

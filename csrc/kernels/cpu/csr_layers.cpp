@@ -58,7 +58,7 @@ void csr_linear(const CsrRows& w, const float* x, int64_t tokens, const float* b
   std::vector<int64_t> chunks{0};
   cut_evenly(w, 0, w.rows, small ? 1 : threads.count, chunks);
   const auto task = [&](int64_t i) {
-    csr_kernels().gather(w, x, tokens, w.cols, bias, y, w.rows, chunks[i], chunks[i + 1], clamp);
+    csr_gather_kernel()(w, x, tokens, w.cols, bias, y, w.rows, chunks[i], chunks[i + 1], clamp);
   };
   if (small)
     task(0);

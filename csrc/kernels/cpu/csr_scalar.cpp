@@ -36,5 +36,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_scalar;
-const CsrKernels csr_scalar = {gather, rows, groups, sorted};
+const CsrKernels csr_scalar = {gather<ByDot>, gather<ByDot>, rows, groups, sorted};
 }  // namespace sparseprune

@@ -47,6 +47,15 @@ Isa detected_isa() {
 #endif
 }
 
+bool slow_gathers() {
+#if defined(__x86_64__)
+  static const bool slow = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+  return slow;
+#else
+  return false;
+#endif
+}
+
 Isa current_isa() {
   int isa = current.load(std::memory_order_relaxed);
   if (isa == kUnread) {

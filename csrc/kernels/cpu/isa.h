@@ -16,4 +16,7 @@ Isa detected_isa();
 Isa current_isa();
 void force_isa(const std::string& name);  // "" returns to the environment's choice
 
+// Whether instructions that gather take longer than as many loads: so on AMD up to Zen 5.
+bool slow_gathers();
+
 }  // namespace sparseprune

@@ -28,6 +28,9 @@ const BitmaskKernels& bitmask_kernels() {
   return *static_cast<const BitmaskKernels*>(choose("bitmask"));
 }
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
+CsrKernels::Gather csr_gather_kernel() {
+  return slow_gathers() ? csr_kernels().gather_by_inserts : csr_kernels().gather;
+}
 const DenseKernels& dense_kernels() { return *static_cast<const DenseKernels*>(choose("dense")); }
 const NmKernels& nm_kernels() { return *static_cast<const NmKernels*>(choose("nm")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }

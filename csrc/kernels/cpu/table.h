@@ -24,6 +24,7 @@ const std::vector<KernelRow>& kernel_table();
 // The first row of the table that current_isa() allows.
 const BitmaskKernels& bitmask_kernels();
 const CsrKernels& csr_kernels();
+CsrKernels::Gather csr_gather_kernel();  // the faster one of csr_kernels() on this CPU
 const DenseKernels& dense_kernels();
 const NmKernels& nm_kernels();
 const PanelKernels& panel_kernels();
