@@ -8,14 +8,13 @@ A pruned weight contributes nothing to the output, even where the input is NaN o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from sparseprune.formats.bitmask import MASK_BYTES, UNIT_ROWS, entries, unpack
 from sparseprune.ops.dtypes import check_dtype
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.registration import register
 
 _CLAMP = "float? low=None, float? high=None"
 
@@ -132,23 +131,12 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     return grad @ weight, None, None, None, grad_bias, *(None,) * 4
 
 
-def _register(namespace: str) -> None:
-    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
-    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+register(
+    ("sparseprune", "sparseprune_reference"),
+    SCHEMAS,
+    {
         "bitmask_linear": (linear_reference, _linear_fake),
         "bitmask_unpack": (unpack, _unpack_fake),
-    }
-    for name, schema in SCHEMAS.items():
-        op = f"{namespace}::{name}"
-        reference, fake = kernels[name]
-        torch.library.define(op, schema)
-        torch.library.register_kernel(op, "default", reference)
-        torch.library.register_fake(op, fake)
-    linear = f"{namespace}::bitmask_linear"
-    for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
-        torch.library.register_autocast(linear, device, torch.float32)
-    torch.library.register_autograd(linear, _backward, setup_context=_save)
-
-
-_register("sparseprune")
-_register("sparseprune_reference")
+    },
+    {"bitmask_linear": (_save, _backward)},
+)

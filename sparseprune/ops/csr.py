@@ -6,8 +6,6 @@ A pruned weight contributes nothing to the output, even where the input is NaN o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch.nn.grad import conv2d_input
 from sparseprune.formats.csr import entries, unpack
 from sparseprune.ops.csr_checks import check_conv2d, check_linear
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.registration import register
 from sparseprune.ops.windows import output_size
 
 _PACKED = "Tensor values, Tensor columns, Tensor counts, Tensor starts"
@@ -148,29 +147,16 @@ def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
     return grad_x, None, None, None, None, grad_bias, *(None,) * 10
 
 
-def _register(namespace: str) -> None:
-    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
-    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+register(
+    ("sparseprune", "sparseprune_reference"),
+    SCHEMAS,
+    {
         "csr_linear": (linear_reference, _linear_fake),
         "csr_conv2d": (conv2d_reference, _conv2d_fake),
         "csr_unpack": (unpack, _unpack_fake),
-    }
-    for name, schema in SCHEMAS.items():
-        op = f"{namespace}::{name}"
-        reference, fake = kernels[name]
-        torch.library.define(op, schema)
-        torch.library.register_kernel(op, "default", reference)
-        torch.library.register_fake(op, fake)
-    for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
-        for name in ("csr_linear", "csr_conv2d"):
-            torch.library.register_autocast(f"{namespace}::{name}", device, torch.float32)
-    torch.library.register_autograd(
-        f"{namespace}::csr_linear", _backward_linear, setup_context=_save_linear
-    )
-    torch.library.register_autograd(
-        f"{namespace}::csr_conv2d", _backward_conv2d, setup_context=_save_conv2d
-    )
-
-
-_register("sparseprune")
-_register("sparseprune_reference")
+    },
+    {
+        "csr_linear": (_save_linear, _backward_linear),
+        "csr_conv2d": (_save_conv2d, _backward_conv2d),
+    },
+)

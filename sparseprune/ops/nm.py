@@ -7,8 +7,6 @@ float32 whatever the dtype of x, the weight and y, which share one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +15,7 @@ from torch.nn.grad import conv2d_input
 from sparseprune.formats.nm import split_places, unpack
 from sparseprune.ops.nm_checks import check_conv2d, check_linear
 from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.registration import register
 from sparseprune.ops.windows import conv2d_output, fold, output_size, unfold
 
 _WEIGHT = "Tensor values, Tensor places"
@@ -160,30 +159,16 @@ def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
     return grad_x, None, None, grad_bias, *(None,) * 12
 
 
-def _register(namespace: str) -> None:
-    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
-    kernels: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+register(
+    ("sparseprune", "sparseprune_reference", "sparseprune_triton"),
+    SCHEMAS,
+    {
         "nm_linear": (linear_reference, _linear_fake),
         "nm_conv2d": (conv2d_reference, _conv2d_fake),
         "nm_unpack": (unpack, _unpack_fake),
-    }
-    gradients = {
+    },
+    {
         "nm_linear": (_save_linear, _backward_linear),
         "nm_conv2d": (_save_conv2d, _backward_conv2d),
-    }
-    for name, schema in SCHEMAS.items():
-        op = f"{namespace}::{name}"
-        reference, fake = kernels[name]
-        torch.library.define(op, schema)
-        torch.library.register_kernel(op, "default", reference)
-        torch.library.register_fake(op, fake)
-    for name, (save, backward) in gradients.items():
-        op = f"{namespace}::{name}"
-        for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
-            torch.library.register_autocast(op, device, torch.float32)
-        torch.library.register_autograd(op, backward, setup_context=save)
-
-
-_register("sparseprune")
-_register("sparseprune_reference")
-_register("sparseprune_triton")
+    },
+)
