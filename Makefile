@@ -1,6 +1,6 @@
 # make demo    the main job, end to end          make test    all fast tests
 # make slow    slow tests as well                make lint    formatting, lint, types
-# make bench   pytest-benchmark                  make sanitize  native code under ASan and UBSan
+# make bench   pytest-benchmark                  make sanitize  native code under sanitizers
 # make phases  where a kernel's time goes        make peers   beside other runtimes
 # make clean   remove what these made
 # Each sets up what it needs in $(VENV) first, but for

