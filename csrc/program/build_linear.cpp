@@ -67,9 +67,9 @@ void Builder::bitmask(const Step& s) {
        [=, step = s, bounds = cut_evenly(w, std::max<int64_t>(n, 1)),
         lives = live(stream(y.image))](const Call& call, int64_t i) {
          float* out = plan->at(call, step.out);
-         bitmask_kernels().linear(bitmask_of(step, call.weights), plan->at(call, step.x), x.images,
-                                  x.image, bias(step, call.weights, 3), out, y.image, bounds[i],
-                                  bounds[i + 1], clamp(step));
+         bitmask_linear_kernel()(bitmask_of(step, call.weights), plan->at(call, step.x), x.images,
+                                 x.image, bias(step, call.weights, 3), out, y.image, bounds[i],
+                                 bounds[i + 1], clamp(step));
          finish_rows(step, y, lives->data(), std::min(bounds[i] * Bitmask::kRows, step.rows),
                      std::min(bounds[i + 1] * Bitmask::kRows, step.rows),
                      step.y >= 0 ? plan->at(call, step.y) : nullptr, out);

@@ -290,7 +290,7 @@ int main(int argc, char** argv) {
     const int before = checked;
     check_linears(count, random);
     check_convs(count, random);
-    check_gathers(count, random);
+    check_few_tokens(count, random);
     check_block(count, random);
     check_nm(count, random);
     check_dense(count, random);

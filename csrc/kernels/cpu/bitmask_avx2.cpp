@@ -59,5 +59,5 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 
 namespace sparseprune {
 extern const BitmaskKernels bitmask_avx2;
-const BitmaskKernels bitmask_avx2 = {linear};
+const BitmaskKernels bitmask_avx2 = {linear, nullptr};
 }  // namespace sparseprune

@@ -40,6 +40,7 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 }  // namespace
 
 namespace sparseprune {
+extern const BitmaskKernels::Linear bitmask_counts_avx512;
 extern const BitmaskKernels bitmask_avx512;
-const BitmaskKernels bitmask_avx512 = {linear};
+const BitmaskKernels bitmask_avx512 = {linear, bitmask_counts_avx512};
 }  // namespace sparseprune

@@ -29,5 +29,5 @@ void multiply_unit(const Bitmask& w, int64_t unit, int live, const float* x, int
 
 namespace sparseprune {
 extern const BitmaskKernels bitmask_scalar;
-const BitmaskKernels bitmask_scalar = {linear};
+const BitmaskKernels bitmask_scalar = {linear, nullptr};
 }  // namespace sparseprune

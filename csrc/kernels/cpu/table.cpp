@@ -27,6 +27,10 @@ static const void* choose(const char* stem) {
 const BitmaskKernels& bitmask_kernels() {
   return *static_cast<const BitmaskKernels*>(choose("bitmask"));
 }
+BitmaskKernels::Linear bitmask_linear_kernel() {
+  const BitmaskKernels& k = bitmask_kernels();
+  return k.linear_by_counts && slow_expands() ? k.linear_by_counts : k.linear;
+}
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
 CsrKernels::Gather csr_gather_kernel() {
   return slow_gathers() ? csr_kernels().gather_by_inserts : csr_kernels().gather;

@@ -23,6 +23,7 @@ const std::vector<KernelRow>& kernel_table();
 
 // The first row of the table that current_isa() allows.
 const BitmaskKernels& bitmask_kernels();
+BitmaskKernels::Linear bitmask_linear_kernel();  // the faster one of bitmask_kernels() on this CPU
 const CsrKernels& csr_kernels();
 CsrKernels::Gather csr_gather_kernel();  // the faster one of csr_kernels() on this CPU
 const DenseKernels& dense_kernels();
