@@ -32,11 +32,13 @@ from sparseprune.formats import (
     Format,
     Nm,
     PackedWeight,
+    Sell,
     bitmask_check,
     csr_check,
+    sell_check,
 )
 
-EXACT = ("csr", "bitmask")
+EXACT = ("csr", "bitmask", "sell")
 """Formats that store no zero."""
 
 TESTED = (*FORMATS, Nm(2, 4))
@@ -103,7 +105,7 @@ HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 @every_backend
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("fmt", [Csr("rows"), Bitmask()], ids=lambda f: f.name)
+@pytest.mark.parametrize("fmt", [Csr("rows"), Bitmask(), Sell()], ids=lambda f: f.name)
 @pytest.mark.parametrize("tokens", [0, 1, 5, 40])
 def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int) -> None:
     g = torch.Generator().manual_seed(tokens)
@@ -119,7 +121,7 @@ def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int)
     expected = dense_linear(x, weight, bias).clamp(min=-5)
     scale = dense_linear(x.abs(), weight.abs(), bias.abs())
     assert bool(((y.double() - expected).abs() <= HALVES[dtype] * scale).all())
-    checks: Any = {"csr": csr_check, "bitmask": bitmask_check}
+    checks: Any = {"csr": csr_check, "bitmask": bitmask_check, "sell": sell_check}
     checks[fmt.stem].check(packed)
 
 
@@ -310,6 +312,11 @@ def test_sorted_layout_pairs_within_segments_and_blocks() -> None:
         (Bitmask(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
         (Bitmask(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
         (Bitmask(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
+        (Sell(), torch.zeros(4, 4, 1), 1, "3 dimensions"),
+        (Sell(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
+        (Sell(), torch.empty(1, (1 << 20) + 1, device="meta"), 1, "columns up to 1048576"),
+        (Sell(), torch.empty(1 << 14, 1 << 13, device="meta"), 1, "places in 32 bits"),
+        (Sell(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
     ],
 )
 def test_refuses_with_reason(fmt: Format, weight: Tensor, groups: int, reason: str) -> None:

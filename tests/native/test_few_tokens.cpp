@@ -15,7 +15,11 @@ struct Problem {
 };
 
 Problem problem(Random& random) {
-  Problem p{random.dense(random.integer(1, 140), random.integer(1, 300)), random.integer(1, 9)};
+  Problem p{random.dense(random.integer(1, 140), random.integer(1, 300)),
+            random.integer(1, 9),
+            {},
+            {},
+            {}};
   p.x = random.normals(p.tokens * p.w.cols);
   p.bias = random.normals(p.w.rows);
   for (int64_t t = 0; t < p.tokens; ++t)

@@ -7,6 +7,7 @@ namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
 using Vec = __m512;
 
 constexpr int kWidth = 16;
@@ -35,7 +36,7 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 
 #include "kernels/cpu/bitmask_vectors.inc"
 //
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 

@@ -8,6 +8,7 @@ namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
 
 constexpr int kWidth = 16;        // rows a vector
 constexpr int64_t kAhead = 1024;  // floats; two lines a column hold its values up to half of them
@@ -108,7 +109,7 @@ void multiply_unit(const Bitmask& w, int64_t unit, int live, const float* x, int
   some[(live - 1) / kWidth](w, unit, x, x_stride, sums);
 }
 
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 

@@ -5,6 +5,7 @@ namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
 
 // sums[t, r] of the rows of a unit: byte by byte of every mask, from its lowest set bit up.
 template <int kTokens>
@@ -23,7 +24,7 @@ void multiply_unit(const Bitmask& w, int64_t unit, int live, const float* x, int
       }
 }
 
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 

@@ -39,5 +39,6 @@ const DenseKernels& dense_kernels() { return *static_cast<const DenseKernels*>(c
 const NmKernels& nm_kernels() { return *static_cast<const NmKernels*>(choose("nm")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
 const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }
+const SellKernels& sell_kernels() { return *static_cast<const SellKernels*>(choose("sell")); }
 
 }  // namespace sparseprune

@@ -9,6 +9,7 @@
 #include "kernels/cpu/nm.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/planes.h"
+#include "kernels/cpu/sell.h"
 
 namespace sparseprune {
 
@@ -30,5 +31,6 @@ const DenseKernels& dense_kernels();
 const NmKernels& nm_kernels();
 const PanelKernels& panel_kernels();
 const PlaneKernels& plane_kernels();
+const SellKernels& sell_kernels();
 
 }  // namespace sparseprune
