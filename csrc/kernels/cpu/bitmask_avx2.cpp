@@ -1,6 +1,8 @@
 // bitmask kernels for AVX2 and FMA: 8 rows a vector, expanded by a table with a row per byte.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -8,6 +10,7 @@ namespace {
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
 using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 using Vec = __m256;
 
 constexpr int kWidth = 8;

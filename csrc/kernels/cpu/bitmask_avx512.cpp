@@ -1,6 +1,8 @@
 // bitmask kernels for AVX-512 (F, BW, VL, DQ): 16 rows a vector, a whole unit at a time.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -8,6 +10,7 @@ namespace {
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
 using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 using Vec = __m512;
 
 constexpr int kWidth = 16;

@@ -2,6 +2,8 @@
 // finds its value by counting the mask's bits below its own.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -9,6 +11,7 @@ namespace {
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
 using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 
 constexpr int kWidth = 16;        // rows a vector
 constexpr int64_t kAhead = 1024;  // floats; two lines a column hold its values up to half of them

@@ -1,4 +1,6 @@
 // bitmask kernels in portable C++: what every CPU runs, and what the others are compared with.
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -6,6 +8,7 @@ namespace {
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
 using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 
 // sums[t, r] of the rows of a unit: byte by byte of every mask, from its lowest set bit up.
 template <int kTokens>

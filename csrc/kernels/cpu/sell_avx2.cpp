@@ -1,6 +1,8 @@
 // sell kernels for AVX2 and FMA: no instruction picks from a window of 32, so inputs are gathered.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/sell.h"
 
 namespace {
@@ -8,6 +10,7 @@ namespace {
 using sparseprune::Clamp;
 using sparseprune::Sell;
 using W = Sell;
+constexpr int kTogether = 4;  // tokens
 
 constexpr int kWidth = 8;
 

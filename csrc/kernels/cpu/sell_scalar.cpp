@@ -1,4 +1,6 @@
 // sell kernels in portable C++: what every CPU runs, and what the others are compared with.
+#include <utility>
+
 #include "kernels/cpu/sell.h"
 
 namespace {
@@ -6,6 +8,7 @@ namespace {
 using sparseprune::Clamp;
 using sparseprune::Sell;
 using W = Sell;
+constexpr int kTogether = 4;  // tokens
 
 template <int kTokens>
 void multiply_unit(const Sell& w, int64_t unit, int live, const float* x, int64_t x_stride,
