@@ -315,7 +315,7 @@ def test_sorted_layout_pairs_within_segments_and_blocks() -> None:
         (Sell(), torch.zeros(4, 4, 1), 1, "3 dimensions"),
         (Sell(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
         (Sell(), torch.empty(1, (1 << 20) + 1, device="meta"), 1, "columns up to 1048576"),
-        (Sell(), torch.empty(1 << 14, 1 << 13, device="meta"), 1, "places in 32 bits"),
+        (Sell(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "steps in 32 bits"),
         (Sell(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
     ],
 )

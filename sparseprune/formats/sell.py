@@ -57,8 +57,8 @@ class Sell(Format):
         if weight.dtype not in DTYPES:
             dtype = str(weight.dtype).removeprefix("torch.")
             return f"sell holds float32, float16 and bfloat16, the weight is {dtype}"
-        if weight.shape[1] > MAX_COLS or weight.numel() >= 2**31 // SLICE_ROWS:
-            return f"sell counts columns up to {MAX_COLS} and places in 32 bits"
+        if weight.shape[1] > MAX_COLS or weight.numel() >= 2**31:
+            return f"sell counts columns up to {MAX_COLS} and steps in 32 bits"
         if groups > 1:
             return "sell serves Linear layers, not the groups of a convolution"
         return None

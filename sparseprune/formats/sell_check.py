@@ -17,7 +17,7 @@ from sparseprune.formats.sell import (
     entries,
 )
 
-MAX_WEIGHTS = 2**31 // SLICE_ROWS
+MAX_WEIGHTS = 2**31
 
 
 def check(weight: PackedWeight) -> None:
