@@ -258,14 +258,16 @@ def test_no_layer_reads_past_its_weight(
     refused(path, lambda manifest, _: change(manifest), "not allowed|manifest")
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_buffers_that_contradict_each_other(
     place: int, on_tokens: tuple[str, bytes], tmp_path: Path
 ) -> None:
     path, (stem, data) = tmp_path / "file", on_tokens
     parts = WEIGHTS[stem].parts
-    if place == len(parts):
+    if place >= len(parts):
         pytest.skip(f"{stem} has {place} buffers")
+    if parts[place:] == ("order",):
+        pytest.skip("rows of random zeros lie as they are")
     path.write_bytes(data)
 
     def change(manifest: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -158,6 +158,8 @@ BAD_OF: dict[str, Bad] = {
         "values_short": (lambda a: {"values": a["values"][:-1]}, "values"),
         "columns_short": (lambda a: {"columns": a["columns"][:-1]}, "columns"),
         "columns_int64": (lambda a: {"columns": a["columns"].long()}, "columns"),
+        "order_short": (lambda a: {"order": torch.zeros(69, dtype=torch.int32)}, "order"),
+        "order_int64": (lambda a: {"order": a["order"].long()}, "order"),
         "windows_int32": (lambda a: {"windows": a["windows"].int()}, "windows"),
     },
 }

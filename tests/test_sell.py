@@ -64,6 +64,60 @@ def test_more_slices_than_are_packed_at_once(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(getattr(parts, name), buffer), name
 
 
+def uneven(rows: int = 70, cols: int = 200) -> Tensor:
+    """A weight some of whose rows have most of the nonzeros."""
+    chance = torch.Generator().manual_seed(2)
+    share = torch.linspace(0.02, 0.6, rows)[torch.randperm(rows, generator=chance)]
+    kept = torch.rand(rows, cols, generator=chance) < share[:, None]
+    return torch.randn(rows, cols, generator=chance) * kept
+
+
+def test_rows_of_unlike_counts_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = uneven()
+    packed = Sell().pack(weight)
+    sell_check.check(packed)
+    counts = (weight != 0).sum(1)
+    assert torch.equal(counts[packed.order.long()], counts.sort().values)
+    assert torch.equal(packed.unpack(), weight)
+    even = Sell().pack(sparse_weight((70, 200), 0.3, torch.Generator().manual_seed(0)))
+    assert len(even.order) == 0
+    monkeypatch.setattr("sparseprune.formats.sell._order", lambda counts, _: counts[:0].int())
+    assert Sell().pack(weight).values.numel() > 1.3 * packed.values.numel()
+
+
+@pytest.mark.parametrize("backend", backends.available())
+@pytest.mark.parametrize("tokens", [1, 5, 11])
+def test_sorted_rows_go_where_they_belong(backend: str, tokens: int) -> None:
+    weight, bias = uneven(), torch.randn(70)
+    x = torch.randn(tokens, 200)
+    with backends.only(backend):
+        y = Sell().pack(weight).linear(x, bias, (-1.0, 2.0))
+    expected = dense_linear(x, weight, bias).clamp(-1, 2)
+    torch.testing.assert_close(y.double(), expected, **TOLERANCE)
+
+
+@pytest.mark.usefixtures("sparse_wins")
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_sorted_rows_in_programs(tokens: int) -> None:
+    """With what a kernel that clamps leaves undone, and residuals."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(200, 70), nn.Linear(70, 70)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.gelu(self.first(x))
+            return torch.relu(self.second(x) + x)
+
+    model = Model().eval()
+    model.first.weight.data, model.second.weight.data = uneven(), uneven(70, 70)
+    x = torch.randn(tokens, 200)
+    fast = convert(model, x, format="sell")
+    assert len(fast.first.weight.order) == len(fast.second.weight.order) == 70
+    torch.testing.assert_close(fast(x), model(x), **TOLERANCE)
+
+
 def test_holes_of_random_weights() -> None:
     """Those that the estimate of costs counts on, and the documents name."""
     for sparsity, holes in {0.5: 0.07, 0.9: 0.36, 0.95: 0.5}.items():
@@ -113,6 +167,7 @@ CORRUPT = {
     "values in rows past 20": ("columns", -1, KEPT),
     "columns of a row that do not rise": ("columns", SLICE_ROWS, KEPT),
 }
+ORDERS = {"twice": [0, *range(19)], "past": [*range(1, 21)], "before": [-1, *range(1, 20)]}
 
 
 @pytest.mark.parametrize("reason", CORRUPT)
@@ -124,6 +179,14 @@ def test_what_is_wrong_is_said(reason: str) -> None:
     name, place, value = CORRUPT[reason]
     getattr(packed, name)[place] = value
     with pytest.raises(ValueError, match=f"sell_check: packed weight.*{reason}"):
+        sell_check.check(packed)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_orders_that_leave_out_rows_are_refused(name: str) -> None:
+    packed = Sell().pack(torch.eye(20))
+    packed.order = torch.tensor(ORDERS[name], dtype=torch.int32)
+    with pytest.raises(ValueError, match="each of 20 rows once"):
         sell_check.check(packed)
 
 

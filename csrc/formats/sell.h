@@ -13,6 +13,10 @@ namespace sparseprune {
 //   row 1   [. b d]     columns [0 1 0 h ..]  [2 2 h h ..]      of the window; kKept set, h: hole
 //   row 2   [g . .]     windows [0] [0]                         first column / 16
 //                       starts  [0 2]                           of a slice's steps
+//                       order   []                              rows as they are
+//
+// Rows whose numbers of nonzeros differ would leave holes beside each other: where they differ by
+// more than chance, `order` lists them sorted by it, and slices take them in that order.
 //
 // Kreutzer et al., SIAM J. Sci. Comput. 36 (2014): sliced ELLPACK; windows are ours.
 struct Sell {
@@ -25,7 +29,8 @@ struct Sell {
   const uint8_t* columns;   // [steps, 16]; holes are 0
   const uint16_t* windows;  // [steps]
   const int32_t* starts;    // [units + 1], steps
-  int64_t rows, cols;       // dense shape; rows past the last have holes alone
+  const int32_t* order;     // [rows], which row a lane is, slice after slice; null: as they are
+  int64_t rows, cols;       // dense shape; lanes past the last row have holes alone
 
   constexpr int64_t units() const { return (rows + kRows - 1) / kRows; }
   // Floats of a token that windows may reach.

@@ -47,12 +47,12 @@ void check_bitmask(const Step& s, const std::vector<Tensor>& weights) {
 
 void check_sell(const Step& s, const std::vector<Tensor>& weights) {
   const Tensor* t = weights.data() + s.tensors;
-  check(s.tensors + 4 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+  check(s.tensors + 5 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
         ": weights must hold the tensors of every step, got ", weights.size());
-  const std::optional<Tensor> bias = s.has_bias ? std::optional(t[4]) : std::nullopt;
+  const std::optional<Tensor> bias = s.has_bias ? std::optional(t[5]) : std::nullopt;
   check(t[0].scalar_type() == ScalarType::Float, kOp,
         ": x and weights must be float32; convert them with .float()");
-  view_sell(kOp, t[0], {t[0], t[1], t[2], t[3], bias}, s.rows, s.cols);
+  view_sell(kOp, t[0], {t[0], t[1], t[2], t[3], t[4], bias}, s.rows, s.cols);
 }
 
 // A plain weight and its bias.

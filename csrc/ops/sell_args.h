@@ -7,7 +7,7 @@ namespace sparseprune {
 
 // The arguments between x and the sizes.
 struct SellTensors {
-  const Tensor &values, &columns, &windows, &starts;
+  const Tensor &values, &columns, &windows, &starts, &order;
   const std::optional<Tensor>& bias;
 };
 
@@ -21,16 +21,18 @@ inline Sell view_sell(const char* op, const Tensor& x, const SellTensors& t, int
                                 int64_t at_least) {
     check_buffer(op, "Sell.pack", argument, tensor, x, dtype, at_least);
   };
-  Sell w{nullptr, nullptr, nullptr, nullptr, rows, cols};
+  Sell w{nullptr, nullptr, nullptr, nullptr, nullptr, rows, cols};
   if (t.bias) check_packed("bias", *t.bias, x.scalar_type(), rows);
   check_packed("values", t.values, x.scalar_type(), t.windows.numel() * Sell::kRows);
   check_packed("columns", t.columns, ScalarType::Byte, t.windows.numel() * Sell::kRows);
   check_packed("windows", t.windows, ScalarType::UInt16, 0);
   check_packed("starts", t.starts, ScalarType::Int, w.units() + 1);
+  check_packed("order", t.order, ScalarType::Int, t.order.numel() ? rows : 0);
   check_end(op, "windows", t.windows, t.starts, w.units());
   w.columns = t.columns.const_data_ptr<uint8_t>();
   w.windows = static_cast<const uint16_t*>(t.windows.const_data_ptr());
   w.starts = t.starts.const_data_ptr<int32_t>();
+  if (t.order.numel()) w.order = t.order.const_data_ptr<int32_t>();
   return w;
 }
 

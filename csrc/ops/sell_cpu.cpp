@@ -9,11 +9,13 @@ namespace sparseprune {
 namespace {
 
 Tensor linear(const Tensor& x_any, const Tensor& values_any, const Tensor& columns,
-              const Tensor& windows, const Tensor& starts, const std::optional<Tensor>& bias_any,
-              int64_t rows, int64_t cols, std::optional<double> low, std::optional<double> high) {
+              const Tensor& windows, const Tensor& starts, const Tensor& order,
+              const std::optional<Tensor>& bias_any, int64_t rows, int64_t cols,
+              std::optional<double> low, std::optional<double> high) {
   const char* op = "sell_linear";
   const int64_t tokens = linear_tokens(op, x_any, cols);
-  Sell w = view_sell(op, x_any, {values_any, columns, windows, starts, bias_any}, rows, cols);
+  Sell w =
+      view_sell(op, x_any, {values_any, columns, windows, starts, order, bias_any}, rows, cols);
   const Tensor x = in_float(dense_copy(x_any)), values = in_float(values_any);
   const std::optional<Tensor> bias = in_float(bias_any);
   w.values = values.const_data_ptr<float>();

@@ -30,6 +30,7 @@ Sell sell_of(const Step& s, const std::vector<Weight>& weights) {
           data<uint8_t>(s, weights, 1),
           data<uint16_t>(s, weights, 2),
           data<int32_t>(s, weights, 3),
+          weights[s.tensors + 4].numel ? data<int32_t>(s, weights, 4) : nullptr,
           s.rows,
           s.cols};
 }
@@ -95,13 +96,18 @@ void Builder::sell(const Step& s) {
        [=, step = s, bounds = cut_evenly(w, std::max<int64_t>(n, 1)),
         lives = live(stream(y.image))](const Call& call, int64_t i) {
          float* out = plan->at(call, step.out);
-         sell_slices(sell_of(step, call.weights), plan->at(call, step.x), x.images, x.image,
-                     bias(step, call.weights, 4), out, y.image, bounds[i], bounds[i + 1],
-                     clamp(step));
+         const Sell own = sell_of(step, call.weights);
+         sell_slices(own, plan->at(call, step.x), x.images, x.image, bias(step, call.weights, 5),
+                     out, y.image, bounds[i], bounds[i + 1], clamp(step));
+         if (own.order) return;  // its rows lie anywhere
          finish_rows(step, y, lives->data(), std::min(bounds[i] * Sell::kRows, step.rows),
                      std::min(bounds[i + 1] * Sell::kRows, step.rows),
                      step.y >= 0 ? plan->at(call, step.y) : nullptr, out);
        });
+  if (!w.order || clamps(s)) return;
+  Step rest = s;
+  rest.x = s.out;
+  add(rest);
 }
 
 void Builder::linear(const Step& s) {

@@ -61,6 +61,7 @@ def _wrong_types(weight: SellWeight) -> str | None:
         "columns": (torch.uint8, (steps * SLICE_ROWS,)),
         "windows": (torch.uint16, (steps,)),
         "starts": (torch.int32, (slices + 1,)),
+        "order": (torch.int32, (weight.rows if weight.order.numel() else 0,)),
     }
     for name, (dtype, shape) in expected.items():
         buffer: Tensor = getattr(weight, name)
@@ -84,7 +85,11 @@ def _wrong_places(weight: SellWeight) -> str | None:
         return "holes with columns"
     if bool((columns >= KEPT + WINDOW).any()):
         return f"columns past a window of {WINDOW}"
-    _, row, column = entries(*weight.packed())
+    order, every = weight.order, torch.arange(weight.rows, device=columns.device)
+    if len(order) and not torch.equal(order.long().sort().values, every):
+        return f"an order that does not list each of {weight.rows} rows once"
+    values, columns, windows, starts, _ = weight.packed()
+    _, row, column = entries(values, columns, windows, starts, order[:0])
     if bool((row >= weight.rows).any()):
         return f"values in rows past {weight.rows}"
     if bool((column >= weight.cols).any()):

@@ -20,6 +20,7 @@ def _needs(
         "columns": (torch.uint8, places),
         "windows": (torch.uint16, 0),
         "starts": (torch.int32, -(-rows // SLICE_ROWS) + 1),
+        "order": (torch.int32, rows if buffers[4].numel() else 0),
     }
 
 

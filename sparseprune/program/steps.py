@@ -138,7 +138,7 @@ class Bitmask(OnTokens):
 
 @dataclass(frozen=True)
 class Sell(OnTokens):
-    """Tensors: values, columns, windows, starts, as in sparseprune.formats.sell; bias likewise."""
+    """Tensors: values, columns, windows, starts, order, as in sparseprune.formats.sell; bias."""
 
     word: ClassVar[str] = "sell"
 

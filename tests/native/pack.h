@@ -22,6 +22,7 @@ struct Packed {
   std::vector<float> values;
   std::vector<uint16_t> wide_columns;  // layout "rows"
   std::vector<uint16_t> windows;       // sell
+  std::vector<int32_t> order;
   std::vector<uint8_t> columns, counts, masks;
   std::vector<int32_t> block_columns;
   std::vector<int32_t> starts;
@@ -133,10 +134,17 @@ inline Packed pack_bitmask(const Dense& w) {
   return p;
 }
 
-inline Packed pack_sell(const Dense& w) {
+// With an order: rows from the last to the first, for any order is right.
+inline Packed pack_sell(const Dense& weight, bool ordered) {
   using sparseprune::Sell;
   Packed p;
   p.starts = {0};
+  Dense w = weight;
+  for (int64_t r = 0; ordered && r < w.rows; ++r) {
+    const int64_t from = w.rows - 1 - r;
+    p.order.push_back(static_cast<int32_t>(from));
+    std::copy_n(weight.weights.begin() + from * w.cols, w.cols, w.weights.begin() + r * w.cols);
+  }
   for (int64_t row = 0; row < w.rows; row += Sell::kRows) {
     std::vector<int64_t> next(Sell::kRows, 0);  // column of each row that is not yet stored
     for (;;) {

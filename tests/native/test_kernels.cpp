@@ -105,16 +105,23 @@ void check_bitmask(const Dense& dense, const char* label, const Expected& expect
 template <typename Call>
 void check_sell(const Dense& dense, const char* label, const Expected& expected, const Call& call) {
   std::snprintf(running, sizeof running, "%s sell %s", isa_name(current_isa()), label);
-  const Packed p = pack_sell(dense);
-  for (const Against against : {Against::low_page, Against::high_page}) {
-    const Guarded values(p.values, against);
-    const Guarded columns(p.columns, against);
-    const Guarded windows(p.windows, against);
-    const Guarded starts(p.starts, against);
-    const Sell w{values.read_only(), columns.read_only(), windows.read_only(),
-                 starts.read_only(), dense.rows,          dense.cols};
-    check_weight(w, against, expected, call);
-  }
+  for (const bool ordered : {false, true})
+    for (const Against against : {Against::low_page, Against::high_page}) {
+      const Packed p = pack_sell(dense, ordered);
+      const Guarded values(p.values, against);
+      const Guarded columns(p.columns, against);
+      const Guarded windows(p.windows, against);
+      const Guarded starts(p.starts, against);
+      const Guarded order(p.order, against);
+      const Sell w{values.read_only(),
+                   columns.read_only(),
+                   windows.read_only(),
+                   starts.read_only(),
+                   ordered ? order.read_only() : nullptr,
+                   dense.rows,
+                   dense.cols};
+      check_weight(w, against, expected, call);
+    }
 }
 
 void linear(const Sell& w, const float* x, int64_t tokens, const float* bias, float* y,

@@ -97,8 +97,9 @@ std::string mixed_program(const std::string& block) {
          "bitmask 6 4 5 26 70 8 0 leaky 0.1 inf\n"
          "add 7 6 5 hardswish -inf inf\n"
          "sell 8 6 -1 33 8 70 0 tanh -inf inf\n"
+         "sell 9 8 8 38 8 8 1 silu -inf inf\n"
          "output 7\n"
-         "output 8\n"
+         "output 9\n"
          "output 2\n"
          "output 0\n"
          "output 4";
@@ -133,6 +134,7 @@ struct Weights {
     list.push_back({q.columns.data(), static_cast<int64_t>(q.columns.size()), 1});
     list.push_back({q.windows.data(), static_cast<int64_t>(q.windows.size()), 1});
     list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
+    list.push_back({q.order.data(), static_cast<int64_t>(q.order.size()), 1});
   }
   int64_t last = 0;
 };
@@ -203,7 +205,9 @@ void check_one(const std::string& layout, const std::string& text, const Sizes& 
   w.list.push_back({w.dense.data(), 560, 70});
   w.list.push_back({w.dense.data(), 560, 8});
   w.list.push_back({w.bias.data(), 70, 70});
-  w.add_slices(pack_sell(random.dense(8, 70)));
+  w.add_slices(pack_sell(random.dense(8, 70), false));
+  w.add_slices(pack_sell(random.dense(8, 8), true));
+  w.list.push_back({w.bias.data(), 8, 8});
   int64_t count = 1;
   for (int64_t n : sizes) count *= n;
   const std::vector<float> x = random.normals(count);

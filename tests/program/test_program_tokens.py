@@ -110,7 +110,7 @@ def test_forms_of_tokens_between_layers(tokens: tuple[int, ...], backend: str) -
         Linear(4, 3, 1, 8, 40, 33, 0, NOTHING),
         Sell(5, 4, 4, 9, 40, 40, 0, NOTHING),
         Add(6, 5, 1, NOTHING),
-        Csr(7, 6, 5, 13, 40, 40, 0, 1, 0, Window(), NOTHING),
+        Csr(7, 6, 5, 14, 40, 40, 0, 1, 0, Window(), NOTHING),
     ]
     last, last_tensors = made(Csr, 40, 40)
     tensors = [*groups.packed(), *(t for _, ts in weights[1:] for t in ts), *last_tensors]
@@ -177,7 +177,8 @@ SLICES_BAD: dict[str, tuple[Any, str]] = {
     "columns": (lambda t: t.__setitem__(1, t[1][:-1]), "columns must be"),
     "windows": (lambda t: t.__setitem__(2, t[2].int()), "windows must be"),
     "starts": (lambda t: t.__setitem__(3, t[3][:-1]), "starts must be"),
-    "bias": (lambda t: t.__setitem__(4, t[4][:-1]), "bias must be"),
+    "order": (lambda t: t.__setitem__(4, torch.zeros(69, dtype=torch.int32)), "order must be"),
+    "bias": (lambda t: t.__setitem__(5, t[5][:-1]), "bias must be"),
     "half": (lambda t: t.__setitem__(0, t[0].half()), "must be"),
     "few": (lambda t: t.pop(), "weights must"),
 }
