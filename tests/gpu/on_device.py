@@ -61,9 +61,17 @@ CONVS = (
 
 
 def backends_of(fmt: Format, problem: str = "rows_65") -> list[str]:
-    """Names of the backends that serve what this format packs here, the reference last."""
-    found = [b.name for b in backends.BACKENDS if not b.refuses(DEVICE, fmt.stem, fmt.lacking)]
-    return [name for name in found if name != "triton" or problem in BY_TRITON]
+    """Names of the backends that serve what this format packs here, the reference last.
+
+    Those that time alone chooses have files of their own.
+    """
+    found = [
+        b.name
+        for b in backends.BACKENDS
+        if not b.by_time and not b.refuses(DEVICE, fmt.stem, fmt.lacking)
+    ]
+    by_triton = problem in BY_TRITON and fmt.name != "nm/2:4"  # other n:m are the same code
+    return [name for name in found if name != "triton" or by_triton]
 
 
 def stored(packed: PackedWeight) -> Tensor | None:
