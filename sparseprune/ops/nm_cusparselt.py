@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseprune import backends
-from sparseprune.ops import nm
+from sparseprune.ops import gradients, nm
 from sparseprune.ops.nm_checks import check_linear
 from sparseprune.ops.products import clamp_
 from sparseprune.ops.registration import register
@@ -97,8 +97,8 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    grad_x, *packed, grad_bias = nm._backward_linear(ctx, grad)[:4]
-    return grad_x, *packed, None, grad_bias, *(None,) * 6
+    grad_x, grad_bias = gradients.linear(ctx, grad, torch.ops.sparseprune.nm_unpack)
+    return grad_x, None, None, None, grad_bias, *(None,) * 6
 
 
 register(
