@@ -1,6 +1,6 @@
-"""Linear layers with few rows of input: dense torch, csr/rows and bitmask in turn, as CSV.
+"""Linear layers with few rows of input: dense torch, csr/rows, bitmask and sell in turn, as CSV.
 
-    python benchmarks/few_rows.py > benchmarks/results/bitmask-<cpu>.csv
+    python benchmarks/few_rows.py > benchmarks/results/few-rows-<cpu>.csv
     python benchmarks/few_rows.py 2:4 > benchmarks/results/nm-<cpu>.csv
 
 With a pattern n:m the zeros lie so, nm takes part, and more rows of input are measured.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.autotune import compare_ms
-from sparseprune.formats import Bitmask, Csr, Format, Nm
+from sparseprune.formats import Bitmask, Csr, Format, Nm, Sell
 from sparseprune.machine import machine
 from sparseprune.nn import SparseLinear
 from sparseprune.patterns.nm import NM
@@ -26,7 +26,7 @@ from sparseprune.patterns.nm import NM
 SIZES = ((4096, 1), (1024, 4))  # width, layers
 TOKENS = (1, 2, 4, 8)
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
-FORMATS: tuple[Format, ...] = (Csr("rows"), Csr("sorted"), Bitmask())
+FORMATS: tuple[Format, ...] = (Csr("rows"), Csr("sorted"), Bitmask(), Sell())
 KEYS = ("cpu", "threads", "isa", "torch", "sparseprune", "date")
 
 

@@ -54,7 +54,7 @@ def convert(
             of keywords; its shapes are what the choice is made for. Other shapes work as well.
         backend: "auto", or one of sparseprune.info()'s, for every packed layer; where it can take
             some layers alone, the others stay dense.
-        format: "auto", or the stem of one format ("csr", "bitmask", "block", "nm").
+        format: "auto", or the stem of one format ("csr", "bitmask", "sell", "block", "nm").
         keep_dense: "auto" keeps a layer dense unless packed is faster by a margin; "never" packs
             every layer that a format can hold, whatever its speed (tests, benchmarks).
 

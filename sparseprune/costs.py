@@ -6,7 +6,8 @@ pairs of rows have made csr/sorted 3 to 12 % faster since.
 Those for few tokens and for dense layers come from bitmask-xeon.csv, and from the same layers with
 AVX2 and portable kernels: single times there are off by up to a factor of 2.2, but of its 40 cases
 the model's choice took at most 1.3x the time of the fastest form in 39, and 1.8x in one. Those of
-nm are from one layer of 1024 x 1024 at 1 and 4 tokens. On another CPU only the ratios may hold.
+nm are from one layer of 1024 x 1024 at 1 and 4 tokens; so are those of sell, but on a Zen 4. On
+another CPU only the ratios may hold.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import torch
 
 from sparseprune.formats.bitmask import UNIT_ROWS
 from sparseprune.formats.csr_blocks import block_width
+from sparseprune.formats.sell import SLICE_ROWS
 
 GATHER_TOKENS = 4
 """Up to so many tokens csr/rows gathers x where it lies (kGatherTokens in csrc)."""
 GATHER_ROW = 3.0
 """Nanoseconds to add up the lanes of a row's sum."""
+HOLES = 0.055
+"""Holes of a random sell weight for every position: within 4 % of the places at 50 to 95 %."""
 BITMASK_TOKENS = 4
 """Tokens for which bitmask expands its weights once."""
 START = 0.62
@@ -64,6 +68,7 @@ class Constants:
         gather: csr/rows at few tokens, per nonzero, and more for each token.
         bits: bitmask, per position, more for each token, and more for each nonzero.
         pairs: nm (2:4) at few tokens, per stored weight, and more for each token.
+        places: sell, per place of a step, and more for each token.
     """
 
     width: int
@@ -80,23 +85,24 @@ class Constants:
     gather: tuple[float, float]
     bits: tuple[float, float, float]
     pairs: tuple[float, float]
+    places: tuple[float, float]
 
 
 PORTABLE = Constants(
     width=4, vectors=4, pack=0.28, store=0.43, column=2.3, group=35.0, multiply=0.84,
     nonzero=1.03, row=1.5, plain=0.96, plain_row=20.0, gather=(0.12, 0.41), bits=(0.72, 0.02, 1.1),
-    pairs=(0.2, 0.18),
+    pairs=(0.2, 0.18), places=(1.5, 0.45),
 )  # fmt: skip
 ISAS = {
     "avx512": Constants(
         width=16, vectors=4, pack=0.076, store=0.18, column=1.65, group=14.0, multiply=0.84,
         nonzero=0.99, row=2.2, plain=1.6, plain_row=2.0, gather=(0.06, 0.18),
-        bits=(0.055, 0.006, 0.06), pairs=(0.06, 0.04),
+        bits=(0.055, 0.006, 0.06), pairs=(0.06, 0.04), places=(0.06, 0.04),
     ),
     "avx2": Constants(
         width=8, vectors=2, pack=0.076, store=0.36, column=1.2, group=15.0, multiply=0.42,
         nonzero=0.50, row=0.68, plain=0.51, plain_row=11.0, gather=(0.22, 0.15),
-        bits=(0.08, 0.03, 0.1), pairs=(0.12, 0.05),
+        bits=(0.08, 0.03, 0.1), pairs=(0.12, 0.05), places=(0.09, 0.35),
     ),
 }  # fmt: skip
 """By name of the level; others count as portable code."""
@@ -158,6 +164,13 @@ def bitmask(work: Work, c: Constants) -> float:
     return passes * (padded * position + work.nonzeros * nonzero) + padded * work.tokens * token
 
 
+def sell(work: Work, c: Constants) -> float:
+    """Per place, a hole or not."""
+    first, each = c.places
+    places = work.nonzeros + HOLES * work.rows * work.cols
+    return places * (first + work.tokens * each) + work.rows * GATHER_ROW / SLICE_ROWS
+
+
 def block(work: Work, c: Constants) -> float:
     """Per stored weight; the zeros of a layer that is worth it lie in blocks."""
     return _panels(work, c, work.nonzeros * c.multiply + work.rows * c.row)
@@ -179,6 +192,7 @@ COSTS: dict[str, Callable[[Work, Constants], float]] = {
     "csr/sorted": csr_sorted,
     "csr/rows": csr_rows,
     "bitmask": bitmask,
+    "sell": sell,
     "block": block,
     "nm": nm,
 }

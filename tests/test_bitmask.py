@@ -1,164 +1,23 @@
-"""The bitmask ops as torch sees them, and when convert takes the format."""
+"""Packed bitmask weights: what their check finds, and when convert takes the format."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from problems import TOLERANCE, dense_linear, sparse_weight
 from scripted_times import script_times
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
 from sparseprune import backends, convert, info, profile
 from sparseprune.formats import Bitmask, bitmask_check
 from sparseprune.formats.bitmask import MAX_TOKENS as MOST
 from sparseprune.nn import SparseConv2d, SparseLinear
-from sparseprune.ops.bitmask import SCHEMAS
 
 MAX_TOKENS = MOST["cpu"]
-every_namespace = pytest.mark.parametrize("namespace", ["sparseprune", "sparseprune_reference"])
-
-
-def arguments(op: str = "bitmask_linear") -> dict[str, Any]:
-    """Good arguments of an op, by name, in the order of its schema: a weight of 70 x 18."""
-    g = torch.Generator().manual_seed(3)
-    packed = Bitmask().pack(sparse_weight((70, 18), 0.4, g))
-    known: dict[str, Any] = dict(zip(("values", "masks", "starts"), packed.packed(), strict=True))
-    known |= {"rows": 70, "cols": 18, "low": None, "high": None}
-    known |= {"x": torch.randn(5, 18, generator=g), "bias": torch.randn(70, generator=g)}
-    schema = overload("sparseprune", op)._schema
-    return {a.name: known[a.name] for a in schema.arguments}
-
-
-def overload(namespace: str, op: str = "bitmask_linear") -> Any:
-    return getattr(getattr(torch.ops, namespace), op).default
-
-
-@every_namespace
-@pytest.mark.parametrize("variant", ["plain", "no_bias", "one", "gradients", "transposed", "relu"])
-def test_opcheck(namespace: str, variant: str) -> None:
-    args = arguments()
-    if variant == "no_bias":
-        args["bias"] = None
-    if variant == "one":
-        args["x"] = args["x"][:1]
-    if variant == "gradients":
-        args["x"].requires_grad_()
-        args["bias"].requires_grad_()
-    if variant == "relu":
-        args["low"] = 0.0
-        args["x"].requires_grad_()
-    if variant == "transposed":
-        args["x"] = args["x"].t().contiguous().t()
-    torch.library.opcheck(overload(namespace), tuple(args.values()))
-
-
-@every_namespace
-def test_opcheck_unpack(namespace: str) -> None:
-    assert set(SCHEMAS) == {"bitmask_linear", "bitmask_unpack"}
-    args = arguments("bitmask_unpack")
-    torch.library.opcheck(overload(namespace, "bitmask_unpack"), tuple(args.values()))
-
-
-@every_namespace
-@pytest.mark.parametrize("tokens", [1, 4, 9])
-@pytest.mark.parametrize("clamp", [(None, None), (0.0, None), (-0.5, 0.5)], ids=str)
-def test_gradients_are_dense_ones(
-    namespace: str, tokens: int, clamp: tuple[float | None, float | None]
-) -> None:
-    args = arguments()
-    weight = overload("sparseprune", "bitmask_unpack")(*arguments("bitmask_unpack").values())
-    leaves = torch.randn(2, tokens, 18, requires_grad=True), args["bias"].requires_grad_()
-    args["x"] = leaves[0]
-    args["low"], args["high"] = clamp
-    out = overload(namespace)(*args.values())
-    expected = F.linear(leaves[0], weight, leaves[1])
-    expected = expected if clamp == (None, None) else expected.clamp(*clamp)
-    torch.testing.assert_close(out, expected, **TOLERANCE)
-    grad = torch.randn_like(out)
-    got = torch.autograd.grad(out, leaves, grad)
-    torch.testing.assert_close(got, torch.autograd.grad(expected, leaves, grad), **TOLERANCE)
-
-
-def layer() -> tuple[SparseLinear, nn.Linear, Tensor]:
-    dense = nn.Linear(40, 24)
-    dense.weight.data = sparse_weight((24, 40), 0.3, torch.Generator().manual_seed(5))
-    return SparseLinear.from_dense(dense, Bitmask()), dense, torch.randn(6, 40)
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_export(dynamic: bool) -> None:
-    sparse, dense, x = layer()
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
-    program = torch.export.export(sparse, (x,), dynamic_shapes=shapes, strict=False)
-    for batch in (x, torch.cat([x, x])) if dynamic else (x,):
-        torch.testing.assert_close(program.module()(batch), dense(batch), **TOLERANCE)
-
-
-def test_compiles_as_one_graph() -> None:
-    sparse, dense, x = layer()
-    torch._dynamo.reset()
-    compiled = torch.compile(sparse, fullgraph=True, backend="aot_eager", dynamic=True)
-    for batch in (x, torch.cat([x, x])):
-        torch.testing.assert_close(compiled(batch), dense(batch), **TOLERANCE)
-
-
-Change = Callable[[dict[str, Any]], dict[str, Any]]
-BAD: dict[str, tuple[Change, str]] = {
-    "x_float64": (lambda a: {"x": a["x"].double()}, "x must be float32"),
-    "x_narrow": (lambda a: {"x": a["x"][:, :-1]}, "18 features in its last dimension"),
-    "x_scalar": (lambda a: {"x": torch.tensor(1.0)}, "18 features in its last dimension"),
-    "cols_wrong": (lambda a: {"cols": 17}, "17 features in its last dimension"),
-    "cols_larger": (lambda a: {"cols": 19, "x": torch.zeros(1, 19)}, "masks"),
-    "rows_negative": (lambda a: {"rows": -1}, "rows and cols"),
-    "rows_beyond_masks": (lambda a: {"rows": 129, "bias": None}, "masks"),
-    "rows_beyond_bias": (lambda a: {"rows": 71}, "bias"),
-    "bias_short": (lambda a: {"bias": a["bias"][:-1]}, "bias"),
-    "bias_float64": (lambda a: {"bias": a["bias"].double()}, "bias"),
-    "values_float64": (lambda a: {"values": a["values"].double()}, "values"),
-    "values_strided": (lambda a: {"values": a["values"][::2]}, "values"),
-    "values_meta": (lambda a: {"values": a["values"].to("meta")}, "values must be on the device"),
-    "masks_int64": (lambda a: {"masks": a["masks"].long()}, "masks"),
-    "masks_short": (lambda a: {"masks": a["masks"].flatten()[:-1]}, "masks"),
-    "starts_short": (lambda a: {"starts": a["starts"][:-1]}, "starts"),
-    "starts_int64": (lambda a: {"starts": a["starts"].long()}, "starts"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("how", ["native", "reference", "fake"])
-def test_bad_argument_is_named(how: str, name: str, request: pytest.FixtureRequest) -> None:
-    """The compiled kernel, the reference and the fake kernel all say what was wrong."""
-    if how == "native":
-        request.getfixturevalue("no_fallback")
-    change, message = BAD[name]
-    args = arguments()
-    args |= change(args)
-    run = overload("sparseprune_reference" if how == "reference" else "sparseprune")
-    with pytest.raises((RuntimeError, ValueError), match=f"bitmask_linear.*{message}"):
-        if how == "fake":
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                run(*(mode.from_tensor(v) if isinstance(v, Tensor) else v for v in args.values()))
-        else:
-            run(*args.values())
-
-
-@pytest.mark.usefixtures("no_fallback")
-def test_truncated_weights_are_refused() -> None:
-    """Values that a broken file cut short must not be read past their end."""
-    args = arguments()
-    args["values"] = args["values"][:-1].clone()
-    with pytest.raises(RuntimeError, match="bitmask_linear: values must have the"):
-        overload("sparseprune")(*args.values())
-
-
-# --- what the check of a loaded weight finds
 
 
 def test_random_weights_pass_the_check_or_are_refused() -> None:

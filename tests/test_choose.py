@@ -33,6 +33,7 @@ TIMES = {
     "csr/rows": 0.5,
     "csr/sorted": 0.7,
     "bitmask": 0.8,
+    "sell": 0.9,
     "dense": 1.0,
     "layers": 0.5,
     "programs": 0.6,
@@ -166,7 +167,7 @@ def test_other_dtypes_stay_dense() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("stem", ["csr", "bitmask"])
+@pytest.mark.parametrize("stem", ["csr", "bitmask", "sell"])
 def test_half_is_packed_where_it_is_asked_for(
     dtype: torch.dtype, stem: str, tmp_path: Path
 ) -> None:

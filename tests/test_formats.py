@@ -19,9 +19,10 @@ from sparseprune.formats import (
     Bitmask,
     Csr,
     Format,
+    Sell,
 )
 
-EXACT = ("csr", "bitmask")
+EXACT = ("csr", "bitmask", "sell")
 """Formats that store no zero."""
 
 every_format = pytest.mark.parametrize("fmt", TESTED, ids=lambda f: f.name)
@@ -162,6 +163,11 @@ def test_sorted_layout_pairs_within_segments_and_blocks() -> None:
         (Bitmask(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
         (Bitmask(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "32 bits"),
         (Bitmask(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
+        (Sell(), torch.zeros(4, 4, 1), 1, "3 dimensions"),
+        (Sell(), torch.zeros(4, 4, dtype=torch.float64), 1, "weight is float64"),
+        (Sell(), torch.empty(1, (1 << 20) + 1, device="meta"), 1, "columns up to 1048576"),
+        (Sell(), torch.empty(1 << 16, 1 << 15, device="meta"), 1, "steps in 32 bits"),
+        (Sell(), torch.zeros(6, 4), 2, "not the groups of a convolution"),
     ],
 )
 def test_refuses_with_reason(fmt: Format, weight: Tensor, groups: int, reason: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from io_problems import edit, image, pack_all, planned, refused, run, step
 from torch import nn
 
+from sparseprune.formats import WEIGHTS
 from sparseprune.io import load, save
 from sparseprune.program.planned import plan
 from sparseprune.program.steps import Activation, Depthwise, Input, Output, Step, Window, to_text
@@ -194,61 +195,83 @@ def test_no_program_outside_the_rules(attack: str, separable: bytes, tmp_path: P
     refused(path, lambda manifest, _: ATTACKS[attack](manifest), "not allowed|manifest")
 
 
-ON_TOKENS_ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
-    **{
-        f"{line} {name} {number}": word(line, place, number)
-        for line in ("bitmask", "linear")
-        for place, name in enumerate(ON_TOKENS, 1)
-        for number in NUMBERS
-        if (name, number) != ("residual", -1)
-    },
-    "rows of bits": word("bitmask", 5, 128),
-    "cols of bits": word("bitmask", 6, 31),
-    "rows and cols": words("linear", lambda found: found.__setitem__(slice(5, 7), ["70", "40"])),
-    "bits as csr": word("bitmask", 0, "csr"),
-    "dense as bits": word("linear", 0, "bitmask"),
-    "bits as dense": word("bitmask", 0, "linear"),
-    "turn": text(lambda t: t.replace("\noutput", "\nturn 3 2\noutput")),
-    "image": text(lambda t: t.replace("input 0 tokens 32 0", "input 0 image 32 2")),
-    "channels": word("input", 3, 33),
-    "one word less": words("linear", list.pop),
-    "one word more": words("bitmask", lambda found: found.append("1")),
-    "bias as weight": source(2, "2.bias"),
-    "other weight": source(2, "4.weight"),
-    "weight as bias": source(3, "2.weight"),
-    "packed as weight": source(2, "0.weight"),
-    "weight as packed": source(0, "2.weight"),
-    "buffer of packed": source(2, "0.weight.values"),
-}
+FEW = ("bitmask", "sell")
+"""Steps with weights for few tokens."""
 
 
-@pytest.fixture(scope="module")
-def on_tokens(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A layer of bits and a dense one in a program."""
+def on_tokens_attacks(stem: str) -> dict[str, Callable[[dict[str, Any]], object]]:
+    """On a program of such a step and a dense one."""
+    return {
+        **{
+            f"{label} {name} {number}": word(line, place, number)
+            for label, line in (("packed", stem), ("dense", "linear"))
+            for place, name in enumerate(ON_TOKENS, 1)
+            for number in NUMBERS
+            if (name, number) != ("residual", -1)
+        },
+        "rows of packed": word(stem, 5, 128),
+        "cols of packed": word(stem, 6, 31),
+        "rows and cols": words(
+            "linear", lambda found: found.__setitem__(slice(5, 7), ["70", "40"])
+        ),
+        "packed as csr": word(stem, 0, "csr"),
+        "dense as packed": word("linear", 0, stem),
+        "packed as dense": word(stem, 0, "linear"),
+        "turn": text(lambda t: t.replace("\noutput", "\nturn 3 2\noutput")),
+        "image": text(lambda t: t.replace("input 0 tokens 32 0", "input 0 image 32 2")),
+        "channels": word("input", 3, 33),
+        "one word less": words("linear", list.pop),
+        "one word more": words(stem, lambda found: found.append("1")),
+        "bias as weight": source(2, "2.bias"),
+        "other weight": source(2, "4.weight"),
+        "weight as bias": source(3, "2.weight"),
+        "packed as weight": source(2, "0.weight"),
+        "weight as packed": source(0, "2.weight"),
+        "buffer of packed": source(2, "0.weight.values"),
+    }
+
+
+ON_TOKENS_ATTACKS = {stem: on_tokens_attacks(stem) for stem in FEW}
+
+
+@pytest.fixture(scope="module", params=FEW)
+def on_tokens(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, bytes]:
+    """A packed layer and a dense one in a program."""
     path = tmp_path_factory.mktemp("io") / "file"
     model = nn.Sequential(nn.Linear(32, 70), nn.ReLU(), nn.Linear(70, 40), nn.Softmax(-1),
                           nn.Linear(40, 71))  # fmt: skip
-    fast = pack_all(model, "bitmask", ("2", "4")).eval()
+    fast = pack_all(model, request.param, ("2", "4")).eval()
     assert plan(fast, image(2, 32)) is None
     save(fast, path)
-    return path.read_bytes()
+    return request.param, path.read_bytes()
 
 
-@pytest.mark.parametrize("attack", ON_TOKENS_ATTACKS)
-def test_no_layer_reads_past_its_weight(attack: str, on_tokens: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(on_tokens)
-    refused(path, lambda manifest, _: ON_TOKENS_ATTACKS[attack](manifest), "not allowed|manifest")
+@pytest.mark.parametrize("attack", ON_TOKENS_ATTACKS["sell"])
+def test_no_layer_reads_past_its_weight(
+    attack: str, on_tokens: tuple[str, bytes], tmp_path: Path
+) -> None:
+    path, (stem, data) = tmp_path / "file", on_tokens
+    path.write_bytes(data)
+    change = ON_TOKENS_ATTACKS[stem][attack]
+    refused(path, lambda manifest, _: change(manifest), "not allowed|manifest")
 
 
-@pytest.mark.parametrize("part", ["values", "masks", "starts"])
-def test_bits_that_contradict_each_other(part: str, on_tokens: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(on_tokens)
+@pytest.mark.parametrize("place", range(4))
+def test_buffers_that_contradict_each_other(
+    place: int, on_tokens: tuple[str, bytes], tmp_path: Path
+) -> None:
+    path, (stem, data) = tmp_path / "file", on_tokens
+    parts = WEIGHTS[stem].parts
+    if place == len(parts):
+        pytest.skip(f"{stem} has {place} buffers")
+    path.write_bytes(data)
 
     def change(manifest: dict[str, Any], tensors: dict[str, Any]) -> None:
-        tensor = tensors[f"0.weight.{part}"]
-        tensors[f"0.weight.{part}"] = tensor[:-1] if part == "values" else tensor + 1
+        tensor = tensors[f"0.weight.{parts[place]}"]
+        changed = tensor[:-1] if place == 0 else (tensor.int() + 1).to(tensor.dtype)
+        tensors[f"0.weight.{parts[place]}"] = changed
 
     refused(path, change)
 

@@ -29,8 +29,10 @@ from sparseprune.formats import (
     Bitmask,
     Csr,
     Format,
+    Sell,
     bitmask_check,
     csr_check,
+    sell_check,
 )
 
 every_format = pytest.mark.parametrize("fmt", TESTED, ids=lambda f: f.name)
@@ -87,7 +89,7 @@ HALVES = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 @every_backend
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("fmt", [Csr("rows"), Bitmask()], ids=lambda f: f.name)
+@pytest.mark.parametrize("fmt", [Csr("rows"), Bitmask(), Sell()], ids=lambda f: f.name)
 @pytest.mark.parametrize("tokens", [0, 1, 5, 40])
 def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int) -> None:
     g = torch.Generator().manual_seed(tokens)
@@ -103,7 +105,7 @@ def test_half_linear(fmt: Format, backend: str, dtype: torch.dtype, tokens: int)
     expected = dense_linear(x, weight, bias).clamp(min=-5)
     scale = dense_linear(x.abs(), weight.abs(), bias.abs())
     assert bool(((y.double() - expected).abs() <= HALVES[dtype] * scale).all())
-    checks: Any = {"csr": csr_check, "bitmask": bitmask_check}
+    checks: Any = {"csr": csr_check, "bitmask": bitmask_check, "sell": sell_check}
     checks[fmt.stem].check(packed)
 
 

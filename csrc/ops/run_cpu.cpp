@@ -7,6 +7,7 @@
 #include "kernels/cpu/isa.h"
 #include "ops/bitmask_args.h"
 #include "ops/csr_args.h"
+#include "ops/sell_args.h"
 #include "ops/torch_threads.h"
 #include "program/cache.h"
 
@@ -44,6 +45,16 @@ void check_bitmask(const Step& s, const std::vector<Tensor>& weights) {
   view_bitmask<float>(kOp, t[0], t[0], t[1], t[2], bias, s.rows, s.cols);
 }
 
+void check_sell(const Step& s, const std::vector<Tensor>& weights) {
+  const Tensor* t = weights.data() + s.tensors;
+  check(s.tensors + 4 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
+        ": weights must hold the tensors of every step, got ", weights.size());
+  const std::optional<Tensor> bias = s.has_bias ? std::optional(t[4]) : std::nullopt;
+  check(t[0].scalar_type() == ScalarType::Float, kOp,
+        ": x and weights must be float32; convert them with .float()");
+  view_sell(kOp, t[0], {t[0], t[1], t[2], t[3], bias}, s.rows, s.cols);
+}
+
 // A plain weight and its bias.
 void check_plain(const Step& s, const std::vector<Tensor>& weights, int64_t rows, int64_t cols) {
   check(s.tensors + 1 + s.has_bias <= static_cast<int64_t>(weights.size()), kOp,
@@ -56,6 +67,7 @@ void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& we
   for (const Step& s : steps) {
     if (s.word == Word::kCsr) check_csr(s, weights);
     if (s.word == Word::kBitmask) check_bitmask(s, weights);
+    if (s.word == Word::kSell) check_sell(s, weights);
     if (s.word == Word::kLinear) check_plain(s, weights, s.rows, s.cols);
     if (s.word == Word::kDepthwise)
       check_plain(s, weights, s.channels * s.multiplier, s.window.taps());

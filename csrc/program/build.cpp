@@ -175,6 +175,8 @@ void Builder::emit(size_t step) {
       return csr(step);
     case Word::kBitmask:
       return bitmask(s);
+    case Word::kSell:
+      return sell(s);
     case Word::kLinear:
       return linear(s);
     case Word::kDepthwise:

@@ -58,6 +58,7 @@ class Builder {
   void flatten(const Step& s);
   void turn(const Step& s);
   void bitmask(const Step& s);
+  void sell(const Step& s);
   void linear(const Step& s);
   void linear_dots(const Step& s);
   void linear_panels(const Step& s);

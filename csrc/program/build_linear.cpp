@@ -1,7 +1,8 @@
-// Works of linear layers over tokens whose weight is a bitmask or stays dense.
+// Works of linear layers over tokens whose weight is a bitmask, in slices, or stays dense.
 #include <algorithm>
 
 #include "kernels/cpu/bitmask_layers.h"
+#include "kernels/cpu/sell_layers.h"
 #include "kernels/cpu/table.h"
 #include "program/build.h"
 
@@ -23,6 +24,14 @@ const T* data(const Step& s, const std::vector<Weight>& weights, int64_t tensor)
 Bitmask bitmask_of(const Step& s, const std::vector<Weight>& weights) {
   return {data<float>(s, weights, 0), data<uint8_t>(s, weights, 1), data<int32_t>(s, weights, 2),
           s.rows, s.cols};
+}
+Sell sell_of(const Step& s, const std::vector<Weight>& weights) {
+  return {data<float>(s, weights, 0),
+          data<uint8_t>(s, weights, 1),
+          data<uint16_t>(s, weights, 2),
+          data<int32_t>(s, weights, 3),
+          s.rows,
+          s.cols};
 }
 DenseMatrix matrix_of(const Step& s, const std::vector<Weight>& weights) {
   return {data<float>(s, weights, 0), s.rows, s.cols};
@@ -67,11 +76,30 @@ void Builder::bitmask(const Step& s) {
        [=, step = s, bounds = cut_evenly(w, std::max<int64_t>(n, 1)),
         lives = live(stream(y.image))](const Call& call, int64_t i) {
          float* out = plan->at(call, step.out);
-         bitmask_kernels().linear(bitmask_of(step, call.weights), plan->at(call, step.x), x.images,
-                                  x.image, bias(step, call.weights, 3), out, y.image, bounds[i],
-                                  bounds[i + 1], clamp(step));
+         bitmask_linear_kernel()(bitmask_of(step, call.weights), plan->at(call, step.x), x.images,
+                                 x.image, bias(step, call.weights, 3), out, y.image, bounds[i],
+                                 bounds[i + 1], clamp(step));
          finish_rows(step, y, lives->data(), std::min(bounds[i] * Bitmask::kRows, step.rows),
                      std::min(bounds[i + 1] * Bitmask::kRows, step.rows),
+                     step.y >= 0 ? plan->at(call, step.y) : nullptr, out);
+       });
+}
+
+void Builder::sell(const Step& s) {
+  const Planes x = value(s.x).planes, y = value(s.out).planes;
+  const Sell w = sell_of(s, weights_);
+  plan_->multiply_adds += (w.starts[w.units()] - w.starts[0]) * Sell::kRows * y.images;
+  const int64_t n = std::min(w.units(), threads_);  // each copies x once
+  const Plan* plan = plan_.get();
+  work(n, {s.x, s.y}, s.out,
+       [=, step = s, bounds = cut_evenly(w, std::max<int64_t>(n, 1)),
+        lives = live(stream(y.image))](const Call& call, int64_t i) {
+         float* out = plan->at(call, step.out);
+         sell_slices(sell_of(step, call.weights), plan->at(call, step.x), x.images, x.image,
+                     bias(step, call.weights, 4), out, y.image, bounds[i], bounds[i + 1],
+                     clamp(step));
+         finish_rows(step, y, lives->data(), std::min(bounds[i] * Sell::kRows, step.rows),
+                     std::min(bounds[i + 1] * Sell::kRows, step.rows),
                      step.y >= 0 ? plan->at(call, step.y) : nullptr, out);
        });
 }

@@ -129,6 +129,7 @@ struct Reader {
 const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_input}},
                                                 {"csr", {Word::kCsr, read_csr}},
                                                 {"bitmask", {Word::kBitmask, read_linear}},
+                                                {"sell", {Word::kSell, read_linear}},
                                                 {"linear", {Word::kLinear, read_linear}},
                                                 {"depthwise", {Word::kDepthwise, read_depthwise}},
                                                 {"pool", {Word::kPool, read_pool}},

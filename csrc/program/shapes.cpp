@@ -61,6 +61,7 @@ class Inference {
       case Word::kCsr:
         return csr(s);
       case Word::kBitmask:
+      case Word::kSell:
       case Word::kLinear:
         return linear(s);
       case Word::kDepthwise:

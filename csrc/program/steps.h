@@ -25,6 +25,7 @@ enum class Word {
   kInput,
   kCsr,
   kBitmask,
+  kSell,
   kLinear,
   kDepthwise,
   kPool,

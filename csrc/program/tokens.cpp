@@ -12,6 +12,7 @@ namespace {
 std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
   switch (s.word) {
     case Word::kBitmask:
+    case Word::kSell:
     case Word::kFlatten:
       return true;
     case Word::kLinear:

@@ -7,15 +7,17 @@ from sparseprune.formats.bitmask import Bitmask, BitmaskWeight
 from sparseprune.formats.block import Block, BlockWeight
 from sparseprune.formats.csr import Csr, CsrWeight
 from sparseprune.formats.nm import Nm, NmWeight
+from sparseprune.formats.sell import Sell, SellWeight
 
 FORMATS: tuple[Format, ...] = (
-    Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask(), Block(), Nm(),
+    Csr("groups"), Csr("sorted"), Csr("rows"), Bitmask(), Sell(), Block(), Nm(),
 )  # fmt: skip
 """Every format with its layouts: what convert measures and tests walk."""
 
 WEIGHTS: dict[str, type[PackedWeight]] = {
     "csr": CsrWeight,
     "bitmask": BitmaskWeight,
+    "sell": SellWeight,
     "block": BlockWeight,
     "nm": NmWeight,
 }
@@ -34,4 +36,6 @@ __all__ = [
     "Nm",
     "NmWeight",
     "PackedWeight",
+    "Sell",
+    "SellWeight",
 ]

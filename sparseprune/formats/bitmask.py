@@ -124,7 +124,7 @@ class BitmaskWeight(PackedWeight):
                   "pack it with Csr()")  # fmt: skip
 
     def unpack(self) -> Tensor:
-        return unpack(self.values, self.masks, self.rows, self.cols)
+        return unpack(*self.packed(), self.rows, self.cols)
 
 
 def kept_positions(masks: Tensor) -> Tensor:
@@ -133,13 +133,13 @@ def kept_positions(masks: Tensor) -> Tensor:
     return (masks[..., None] >> shifts & 1).bool().flatten(-2)
 
 
-def entries(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column (int64) of every value, in the order of the values."""
+def entries(values: Tensor, masks: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The nonzeros, and row and column (int64) of each."""
     unit, column, row = kept_positions(masks).nonzero().unbind(-1)
-    return unit * UNIT_ROWS + row, column
+    return values, unit * UNIT_ROWS + row, column
 
 
-def unpack(values: Tensor, masks: Tensor, rows: int, cols: int) -> Tensor:
+def unpack(values: Tensor, masks: Tensor, starts: Tensor, rows: int, cols: int) -> Tensor:
     """The dense weight [rows, cols]."""
     kept = kept_positions(masks)
     dense = values.new_zeros(kept.shape)

@@ -17,6 +17,7 @@ from sparseprune.formats import (
     block_check,
     csr_check,
     nm_check,
+    sell_check,
 )
 from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
@@ -36,6 +37,7 @@ CHECKS = {
     "bitmask": (bitmask_check.check, bitmask_check.check_groups),
     "block": (block_check.check, block_check.check_groups),
     "nm": (nm_check.check, nm_check.check_groups),
+    "sell": (sell_check.check, sell_check.check_groups),
 }
 """Stem -> what proves a packed weight safe, alone and in a convolution. Others are not loaded."""
 

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.formats import bitmask
-from sparseprune.formats.bitmask import BitmaskWeight
 from sparseprune.formats.csr import CsrWeight, entries
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
 from sparseprune.formats.csr_sorted import PAIR
-from sparseprune.ops.bitmask import check_packed as check_bitmask
+from sparseprune.ops.bitmask import BITMASK
 from sparseprune.ops.csr_checks import check_packed
+from sparseprune.ops.linear import LinearFormat
 from sparseprune.ops.products import multiply
 from sparseprune.ops.registration import register
+from sparseprune.ops.sell import SELL
 from sparseprune.program.checks import check_program
 from sparseprune.program.shapes import output_shapes
 from sparseprune.program.steps import (
@@ -42,6 +42,7 @@ from sparseprune.program.steps import (
     Output,
     Pool,
     Scale,
+    Sell,
     Step,
     Window,
     from_text,
@@ -110,12 +111,11 @@ def _check_csr(step: Csr, x: Tensor, packed: Weights, bias: Tensor | None) -> No
     )
 
 
-def _check_bitmask(step: Bitmask, x: Tensor, packed: Weights, bias: Tensor | None) -> None:
-    values, masks, starts = packed
+def _check_few(step: OnTokens, x: Tensor, packed: Weights, bias: Tensor | None) -> None:
     torch._check(
         x.dtype == torch.float32, lambda: f"run: x must be float32, got {x.dtype}; use .float()"
     )
-    check_bitmask("run", x, values, masks, starts, bias, step.rows, step.cols)
+    FEW[type(step)].check_packed("run", x, packed, bias, step.rows, step.cols)
 
 
 def _check_linear(step: Linear, x: Tensor, weight: Weights, bias: Tensor | None) -> None:
@@ -144,16 +144,18 @@ def _check_plain(
             )
 
 
+FEW: dict[type[Step], LinearFormat] = {Bitmask: BITMASK, Sell: SELL}
+"""Step on tokens -> the format of its weight, for few of them."""
 TENSORS: dict[type[Step], int] = {
     Csr: len(CsrWeight.parts),
-    Bitmask: len(BitmaskWeight.parts),
+    **{step: len(packed.parts) for step, packed in FEW.items()},
     Linear: 1,
     Depthwise: 1,
 }
 """Step -> tensors that it takes before its bias."""
 CHECKS: dict[type[Step], Callable[[Any, Tensor, Weights, Tensor | None], None]] = {
     Csr: _check_csr,
-    Bitmask: _check_bitmask,
+    **dict.fromkeys(FEW, _check_few),
     Linear: _check_linear,
     Depthwise: _check_depthwise,
 }
@@ -226,10 +228,10 @@ def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return _finish(y.permute(0, 4, 1, 2, 3) if len(sizes) > 1 else y, step, values)
 
 
-def _bitmask(step: Bitmask, values: dict[int, Tensor], weights: Weights) -> Tensor:
-    """The same for the nonzeros that bits count."""
-    (stored, masks, _), bias = _tensors(step, weights)
-    y = multiply(values[step.x], stored, *bitmask.entries(masks), step.rows)
+def _few(step: OnTokens, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    """The same in a format for few tokens."""
+    packed, bias = _tensors(step, weights)
+    y = multiply(values[step.x], *FEW[type(step)].entries(*packed), step.rows)
     return _finish(y if bias is None else y + bias.view(-1), step, values)
 
 
@@ -289,7 +291,7 @@ ACTIVATE: dict[str, Callable[[Tensor, Activation], Tensor]] = {
 
 KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] = {
     Csr: _csr,
-    Bitmask: _bitmask,
+    **dict.fromkeys(FEW, _few),
     Linear: _linear,
     Depthwise: _depthwise,
     Pool: _pool,

@@ -17,6 +17,7 @@ from sparseprune.program.steps import (
     Output,
     Pool,
     Scale,
+    Sell,
     Step,
     Window,
 )
@@ -25,6 +26,7 @@ _WAY_OUT = "write it with to_text"
 COUNTS: dict[type[Step], tuple[str, ...]] = {
     Csr: ("tensors", "rows", "cols", "block"),
     Bitmask: ("tensors", "rows", "cols"),
+    Sell: ("tensors", "rows", "cols"),
     Linear: ("tensors", "rows", "cols"),
     Depthwise: ("tensors", "channels"),
 }
@@ -38,6 +40,7 @@ NATURALS: dict[type[Step], tuple[str, ...]] = {
 FLAGS: dict[type[Step], tuple[str, ...]] = {
     Csr: ("has_bias",),
     Bitmask: ("has_bias",),
+    Sell: ("has_bias",),
     Linear: ("has_bias",),
     Depthwise: ("has_bias",),
     Pool: ("ceil", "count_padding"),

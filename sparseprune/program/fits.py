@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune.errors import bad
-from sparseprune.formats import BitmaskWeight, CsrWeight, PackedWeight, csr_check
+from sparseprune.formats import BitmaskWeight, CsrWeight, PackedWeight, SellWeight, csr_check
 from sparseprune.program.checks import MOST
 from sparseprune.program.steps import (
     Add,
@@ -29,6 +29,7 @@ from sparseprune.program.steps import (
     Output,
     Pool,
     Scale,
+    Sell,
     Step,
     Window,
 )
@@ -63,7 +64,7 @@ def _taken(step: Any, held: Held, first: int, count: int) -> Held:
     return found
 
 
-def _packed(step: Csr | Bitmask, held: Held, kind: type[PackedWeight]) -> Any:
+def _packed(step: Csr | OnTokens, held: Held, kind: type[PackedWeight]) -> Any:
     """The weight whose buffers, all of them and in order, are the tensors of a step."""
     found = _taken(step, held, 0, len(kind.parts))
     weight = found[0][0]
@@ -89,8 +90,8 @@ def _check_csr(step: Csr, held: Held) -> None:
     csr_check.check_groups(weight, step.groups)
 
 
-def _check_bitmask(step: Bitmask, held: Held) -> None:
-    weight = _packed(step, held, BitmaskWeight)
+def _check_few(step: OnTokens, held: Held) -> None:
+    weight = _packed(step, held, FEW[type(step)])
     if weight.dtype != torch.float32:
         raise bad("program", f"weight of {step}", "float32", weight.dtype, _WAY_OUT)
 
@@ -127,9 +128,11 @@ def _check_pool(step: Pool, held: Held) -> None:
                   "without dilation", w, _WAY_OUT)  # fmt: skip
 
 
+FEW: dict[type[Step], type[PackedWeight]] = {Bitmask: BitmaskWeight, Sell: SellWeight}
+"""Step on tokens -> what packs its weight, for few of them."""
 CHECKS: dict[type[Step], Callable[[Any, Held], None]] = {
     Csr: _check_csr,
-    Bitmask: _check_bitmask,
+    **dict.fromkeys(FEW, _check_few),
     Linear: _check_linear,
     Depthwise: _check_depthwise,
     Pool: _check_pool,

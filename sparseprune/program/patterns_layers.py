@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparseprune.formats import BitmaskWeight, CsrWeight
+from sparseprune.formats import BitmaskWeight, CsrWeight, PackedWeight, SellWeight
 from sparseprune.nn import SparseConv, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.derive import layout_for
@@ -17,11 +17,16 @@ from sparseprune.program.steps import (
     Csr,
     Depthwise,
     Linear,
+    OnTokens,
     Pool,
+    Sell,
     Window,
     clamped,
     triple,
 )
+
+FEW: dict[type[PackedWeight], type[OnTokens]] = {BitmaskWeight: Bitmask, SellWeight: Sell}
+"""What packs a weight for few tokens -> its step."""
 
 
 def _csr(b: Builder, x: int, packed: tuple[str, Any], bias: tuple[str, Any], **fields: Any) -> int:
@@ -42,12 +47,13 @@ def linear(call: Call, m: SparseLinear, input: Any) -> Lowered | None:
     def csr(b: Builder, x: list[int]) -> int:
         return _csr(b, x[0], packed, bias, groups=1, window=Window(), activation=clamped(*m.clamp))
 
-    def bits(b: Builder, x: list[int]) -> int:
-        return _plain(b, Bitmask, x[0], packed, bias, m, activation=clamped(*m.clamp))
+    def few(b: Builder, x: list[int]) -> int:
+        kind = FEW[type(m.weight)]
+        return _plain(b, kind, x[0], packed, bias, m, activation=clamped(*m.clamp))
 
     if m.weight.dtype != torch.float32:  # as all of a program
         return None
-    emit = {CsrWeight: csr, BitmaskWeight: bits}.get(type(m.weight))
+    emit = {CsrWeight: csr, **dict.fromkeys(FEW, few)}.get(type(m.weight))
     return None if emit is None else Lowered((input,), emit, "tokens", "tokens", sparse=True)
 
 

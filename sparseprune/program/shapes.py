@@ -23,6 +23,7 @@ from sparseprune.program.steps import (
     Output,
     Pool,
     Scale,
+    Sell,
     Step,
     Window,
 )
@@ -205,6 +206,7 @@ def _flatten(step: Flatten, values: Values) -> Value:
 RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Csr: _csr,
     Bitmask: _on_tokens,
+    Sell: _on_tokens,
     Linear: _on_tokens,
     Depthwise: _depthwise,
     Pool: _pool,

@@ -137,6 +137,13 @@ class Bitmask(OnTokens):
 
 
 @dataclass(frozen=True)
+class Sell(OnTokens):
+    """Tensors: values, columns, windows, starts, as in sparseprune.formats.sell; bias likewise."""
+
+    word: ClassVar[str] = "sell"
+
+
+@dataclass(frozen=True)
 class Linear(OnTokens):
     """Tensors: weight [rows, cols] float32, dense; bias where has_bias."""
 
@@ -240,7 +247,21 @@ class Output(Step):
 
 STEPS: dict[str, type[Step]] = {
     s.word: s
-    for s in (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Add, Scale, Cat, Flatten, Output)
+    for s in (
+        Input,
+        Csr,
+        Bitmask,
+        Sell,
+        Linear,
+        Depthwise,
+        Pool,
+        Mean,
+        Add,
+        Scale,
+        Cat,
+        Flatten,
+        Output,
+    )
 }
 
 

@@ -91,7 +91,7 @@ void check_pools(int64_t count, Random& random);
 
 // Layers of blocks, for the current instruction set (test_block.cpp); the index maths of their CUDA
 // kernels (test_block_tiles.cpp) and of tensor cores (test_mma_fragments.cpp).
-void check_gathers(int64_t count, Random& random);  // csr/rows (test_gathers.cpp)
+void check_few_tokens(int64_t count, Random& random);  // csr/rows, bitmask (test_few_tokens.cpp)
 void check_block(int64_t count, Random& random);
 void check_block_tiles(Random& random);
 void check_mma_fragments();

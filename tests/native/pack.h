@@ -10,6 +10,7 @@
 #include "formats/bitmask.h"
 #include "formats/csr.h"
 #include "formats/nm.h"
+#include "formats/sell.h"
 
 struct Dense {
   int64_t rows, cols;
@@ -20,6 +21,7 @@ struct Dense {
 struct Packed {
   std::vector<float> values;
   std::vector<uint16_t> wide_columns;  // layout "rows"
+  std::vector<uint16_t> windows;       // sell
   std::vector<uint8_t> columns, counts, masks;
   std::vector<int32_t> block_columns;
   std::vector<int32_t> starts;
@@ -127,6 +129,33 @@ inline Packed pack_bitmask(const Dense& w) {
         p.masks.push_back(static_cast<uint8_t>(bits));
       }
     p.starts.push_back(size_of(p.values));
+  }
+  return p;
+}
+
+inline Packed pack_sell(const Dense& w) {
+  using sparseprune::Sell;
+  Packed p;
+  p.starts = {0};
+  for (int64_t row = 0; row < w.rows; row += Sell::kRows) {
+    std::vector<int64_t> next(Sell::kRows, 0);  // column of each row that is not yet stored
+    for (;;) {
+      int64_t first = w.cols;
+      for (int r = 0; r < Sell::kRows; ++r) {
+        while (next[r] < w.cols && w.at(row + r, next[r]) == 0.f) ++next[r];
+        first = std::min(first, next[r]);
+      }
+      if (first == w.cols) break;
+      const int64_t window = first / Sell::kBegin;
+      for (int r = 0; r < Sell::kRows; ++r) {
+        const int64_t column = next[r] - window * Sell::kBegin;
+        const bool kept = next[r] < w.cols && column < Sell::kWindow;
+        p.values.push_back(kept ? w.at(row + r, next[r]++) : 0.f);
+        p.columns.push_back(static_cast<uint8_t>(kept ? Sell::kKept | column : 0));
+      }
+      p.windows.push_back(static_cast<uint16_t>(window));
+    }
+    p.starts.push_back(size_of(p.windows));
   }
   return p;
 }

@@ -10,6 +10,7 @@
 #include "check.h"
 #include "kernels/cpu/bitmask_layers.h"
 #include "kernels/cpu/csr_layers.h"
+#include "kernels/cpu/sell_layers.h"
 #include "kernels/cpu/table.h"
 #include "program/conv.h"
 
@@ -101,6 +102,25 @@ void check_bitmask(const Dense& dense, const char* label, const Expected& expect
   }
 }
 
+template <typename Call>
+void check_sell(const Dense& dense, const char* label, const Expected& expected, const Call& call) {
+  std::snprintf(running, sizeof running, "%s sell %s", isa_name(current_isa()), label);
+  const Packed p = pack_sell(dense);
+  for (const Against against : {Against::low_page, Against::high_page}) {
+    const Guarded values(p.values, against);
+    const Guarded columns(p.columns, against);
+    const Guarded windows(p.windows, against);
+    const Guarded starts(p.starts, against);
+    const Sell w{values.read_only(), columns.read_only(), windows.read_only(),
+                 starts.read_only(), dense.rows,          dense.cols};
+    check_weight(w, against, expected, call);
+  }
+}
+
+void linear(const Sell& w, const float* x, int64_t tokens, const float* bias, float* y,
+            const Threads& threads, Clamp clamp) {
+  sell_linear(w, x, tokens, bias, y, threads, clamp);
+}
 void linear(const Bitmask& w, const float* x, int64_t tokens, const float* bias, float* y,
             const Threads& threads, Clamp clamp) {
   bitmask_linear(w, x, tokens, bias, y, threads, clamp);
@@ -148,6 +168,7 @@ void check_linear(const Linear& p, Random& random) {
   };
   check_layouts(dense, p.block, CsrSorted::kRows, label, expected, call);
   check_bitmask(dense, label, expected, call);
+  check_sell(dense, label, expected, call);
 }
 
 Expected reference(const Conv2dShape& s, const Dense& w, const std::vector<float>& x,
@@ -290,7 +311,7 @@ int main(int argc, char** argv) {
     const int before = checked;
     check_linears(count, random);
     check_convs(count, random);
-    check_gathers(count, random);
+    check_few_tokens(count, random);
     check_block(count, random);
     check_nm(count, random);
     check_dense(count, random);

@@ -96,7 +96,9 @@ std::string mixed_program(const std::string& block) {
          "linear 5 4 -1 31 70 8 1 clamp -0.5 inf\n"
          "bitmask 6 4 5 26 70 8 0 leaky 0.1 inf\n"
          "add 7 6 5 hardswish -inf inf\n"
+         "sell 8 6 -1 33 8 70 0 tanh -inf inf\n"
          "output 7\n"
+         "output 8\n"
          "output 2\n"
          "output 0\n"
          "output 4";
@@ -122,6 +124,14 @@ struct Weights {
     const Packed& q = packed.back();
     list.push_back({q.values.data(), static_cast<int64_t>(q.values.size()), 1});
     list.push_back({q.masks.data(), static_cast<int64_t>(q.masks.size()), 8});
+    list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
+  }
+  void add_slices(const Packed& p) {
+    packed.push_back(p);
+    const Packed& q = packed.back();
+    list.push_back({q.values.data(), static_cast<int64_t>(q.values.size()), 1});
+    list.push_back({q.columns.data(), static_cast<int64_t>(q.columns.size()), 1});
+    list.push_back({q.windows.data(), static_cast<int64_t>(q.windows.size()), 1});
     list.push_back({q.starts.data(), static_cast<int64_t>(q.starts.size()), 1});
   }
   int64_t last = 0;
@@ -193,6 +203,7 @@ void check_one(const std::string& layout, const std::string& text, const Sizes& 
   w.list.push_back({w.dense.data(), 560, 70});
   w.list.push_back({w.dense.data(), 560, 8});
   w.list.push_back({w.bias.data(), 70, 70});
+  w.add_slices(pack_sell(random.dense(8, 70)));
   int64_t count = 1;
   for (int64_t n : sizes) count *= n;
   const std::vector<float> x = random.normals(count);
@@ -249,6 +260,7 @@ void check_programs(int64_t count, Random& random) {
                            "input 0 image 6 2\nscale 1 0 0 clamp 0 0",
                            "input 0 image 6 2\nturn 1 0",
                            "input 0 image 6 2\nbitmask 1 0 -1 0 4 6 0 clamp 0 0",
+                           "input 0 image 6 2\nsell 1 0 -1 0 4 6 0 clamp 0 0",
                            "input 0 image 6 2\nlinear 1 0 -1 0 4 6 0 clamp 0 0",
                            "input 0 image 6 2\nflatten 1 0\nlinear 2 1 -1 0 4 6 0 clamp 0 0",
                            "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",

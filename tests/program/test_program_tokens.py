@@ -17,6 +17,7 @@ from sparseprune import backends
 from sparseprune.formats import Bitmask as Bits
 from sparseprune.formats import Csr as Packed
 from sparseprune.formats import Format
+from sparseprune.formats import Sell as Slices
 from sparseprune.io import load, save
 from sparseprune.nn import SparseLinear
 from sparseprune.ops.run import activate
@@ -31,6 +32,7 @@ from sparseprune.program.steps import (
     Input,
     Linear,
     Output,
+    Sell,
     Step,
     Window,
     to_text,
@@ -38,7 +40,7 @@ from sparseprune.program.steps import (
 
 NOTHING = Activation()
 every_backend = pytest.mark.parametrize("backend", backends.available())
-every_step = pytest.mark.parametrize("kind", [Bitmask, Linear])
+every_step = pytest.mark.parametrize("kind", [Bitmask, Sell, Linear])
 
 
 def made(kind: type[Step], rows: int, cols: int) -> tuple[Tensor, list[Tensor]]:
@@ -46,6 +48,7 @@ def made(kind: type[Step], rows: int, cols: int) -> tuple[Tensor, list[Tensor]]:
     generator = torch.Generator().manual_seed(rows + cols)
     weight = sparse_weight((rows, cols), 0.4, generator) / cols**0.5
     packed: dict[type[Step], Any] = {Bitmask: lambda: Bits().pack(weight).packed(),
+                                     Sell: lambda: Slices().pack(weight).packed(),
                                      Csr: lambda: Packed("rows").pack(weight).packed(),
                                      Linear: lambda: [weight]}  # fmt: skip
     return weight, list(packed[kind]())
@@ -97,7 +100,7 @@ def test_every_activation(kind: Any, name: str) -> None:
 def test_forms_of_tokens_between_layers(tokens: tuple[int, ...], backend: str) -> None:
     """Some steps read one row per token, others tiles, features first."""
     sizes = [(40, 24), (70, 40), (33, 70), (40, 33), (40, 40)]
-    kinds: list[Any] = [Csr, Bitmask, Linear, Linear, Bitmask]
+    kinds: list[Any] = [Csr, Bitmask, Linear, Linear, Sell]
     weights = [made(kind, *size) for kind, size in zip(kinds, sizes, strict=True)]
     groups = Packed("groups").pack(weights[0][0])
     layers: list[Step] = [
@@ -105,9 +108,9 @@ def test_forms_of_tokens_between_layers(tokens: tuple[int, ...], backend: str) -
         Bitmask(2, 1, -1, 4, 70, 40, 0, NOTHING),
         Linear(3, 2, -1, 7, 33, 70, 0, Activation("tanh")),
         Linear(4, 3, 1, 8, 40, 33, 0, NOTHING),
-        Bitmask(5, 4, 4, 9, 40, 40, 0, NOTHING),
+        Sell(5, 4, 4, 9, 40, 40, 0, NOTHING),
         Add(6, 5, 1, NOTHING),
-        Csr(7, 6, 5, 12, 40, 40, 0, 1, 0, Window(), NOTHING),
+        Csr(7, 6, 5, 13, 40, 40, 0, 1, 0, Window(), NOTHING),
     ]
     last, last_tensors = made(Csr, 40, 40)
     tensors = [*groups.packed(), *(t for _, ts in weights[1:] for t in ts), *last_tensors]
@@ -126,25 +129,31 @@ def test_forms_of_tokens_between_layers(tokens: tuple[int, ...], backend: str) -
 
 
 @every_backend
-def test_bits_ignore_nan_and_dense_weights_do_not(backend: str) -> None:
+def test_packed_weights_ignore_nan_and_dense_ones_do_not(backend: str) -> None:
     weight = torch.zeros(9, 5)
     weight[:, 0] = 1
     x = torch.randn(2, 5)
     x[:, 3] = torch.nan
-    bits = list(Bits().pack(weight).packed())
-    for kind, tensors, finite in ((Bitmask, bits, True), (Linear, [weight], False)):
+    bits, slices = list(Bits().pack(weight).packed()), list(Slices().pack(weight).packed())
+    for kind, tensors, finite in (
+        (Bitmask, bits, True),
+        (Sell, slices, True),
+        (Linear, [weight], False),
+    ):
         steps = [Input(0, "tokens", 5, 0), kind(1, 0, -1, 0, 9, 5, 0, NOTHING), Output(1)]
         assert bool(run(steps, [x], tensors, backend).isfinite().all()) is finite
 
 
 @pytest.mark.parametrize("namespace", ["sparseprune", "sparseprune_reference"])
 @pytest.mark.parametrize("tokens", [3, 6])
-def test_opcheck(namespace: str, tokens: int) -> None:
-    tensors = [*made(Bitmask, 70, 18)[1], torch.randn(70), *made(Linear, 20, 70)[1]]
+@pytest.mark.parametrize("kind", [Bitmask, Sell])
+def test_opcheck(namespace: str, tokens: int, kind: Any) -> None:
+    packed = made(kind, 70, 18)[1]
+    tensors = [*packed, torch.randn(70), *made(Linear, 20, 70)[1]]
     steps = [
         Input(0, "tokens", 18, 0),
-        Bitmask(1, 0, -1, 0, 70, 18, 1, Activation("gelu")),
-        Linear(2, 1, -1, 4, 20, 70, 0, NOTHING),
+        kind(1, 0, -1, 0, 70, 18, 1, Activation("gelu")),
+        Linear(2, 1, -1, len(packed) + 1, 20, 70, 0, NOTHING),
         Output(2),
     ]
     op = getattr(torch.ops, namespace).run.default
@@ -161,6 +170,28 @@ BAD: dict[str, tuple[Any, str]] = {
     "double": (lambda t: t.__setitem__(4, t[4].double()), "must be"),
     "few": (lambda t: t.pop(), "weights must"),
 }
+
+
+SLICES_BAD: dict[str, tuple[Any, str]] = {
+    "values": (lambda t: t.__setitem__(0, t[0][:-1]), "values must be"),
+    "columns": (lambda t: t.__setitem__(1, t[1][:-1]), "columns must be"),
+    "windows": (lambda t: t.__setitem__(2, t[2].int()), "windows must be"),
+    "starts": (lambda t: t.__setitem__(3, t[3][:-1]), "starts must be"),
+    "bias": (lambda t: t.__setitem__(4, t[4][:-1]), "bias must be"),
+    "half": (lambda t: t.__setitem__(0, t[0].half()), "must be"),
+    "few": (lambda t: t.pop(), "weights must"),
+}
+
+
+@pytest.mark.parametrize("name", SLICES_BAD)
+@pytest.mark.parametrize("namespace", ["sparseprune", "sparseprune_reference"])
+def test_slices_that_do_not_fit(name: str, namespace: str) -> None:
+    tensors = [*made(Sell, 70, 18)[1], torch.randn(70)]
+    change, message = SLICES_BAD[name]
+    change(tensors)
+    steps = [Input(0, "tokens", 18, 0), Sell(1, 0, -1, 0, 70, 18, 1, NOTHING), Output(1)]
+    with pytest.raises(RuntimeError, match=f"run: .*{message}"):
+        getattr(torch.ops, namespace).run([torch.randn(2, 18)], tensors, to_text(steps))
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -181,7 +212,7 @@ def test_weights_that_do_not_fit(name: str, namespace: str) -> None:
         getattr(torch.ops, namespace).run([torch.randn(2, 18)], tensors, to_text(steps))
 
 
-@pytest.mark.parametrize("kind", [Bitmask, Linear])
+@every_step
 def test_no_images_and_no_other_features(kind: Any) -> None:
     _, tensors = made(kind, 70, 18)
     layer = kind(1, 0, -1, 0, 70, 18, 0, NOTHING)

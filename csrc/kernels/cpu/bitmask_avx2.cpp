@@ -1,12 +1,16 @@
 // bitmask kernels for AVX2 and FMA: 8 rows a vector, expanded by a table with a row per byte.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 using Vec = __m256;
 
 constexpr int kWidth = 8;
@@ -53,11 +57,11 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 
 #include "kernels/cpu/bitmask_vectors.inc"
 //
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const BitmaskKernels bitmask_avx2;
-const BitmaskKernels bitmask_avx2 = {linear};
+const BitmaskKernels bitmask_avx2 = {linear, nullptr};
 }  // namespace sparseprune

@@ -1,12 +1,16 @@
 // bitmask kernels for AVX-512 (F, BW, VL, DQ): 16 rows a vector, a whole unit at a time.
 #include <immintrin.h>
 
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 using Vec = __m512;
 
 constexpr int kWidth = 16;
@@ -35,11 +39,12 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 
 #include "kernels/cpu/bitmask_vectors.inc"
 //
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 
 namespace sparseprune {
+extern const BitmaskKernels::Linear bitmask_counts_avx512;
 extern const BitmaskKernels bitmask_avx512;
-const BitmaskKernels bitmask_avx512 = {linear};
+const BitmaskKernels bitmask_avx512 = {linear, bitmask_counts_avx512};
 }  // namespace sparseprune

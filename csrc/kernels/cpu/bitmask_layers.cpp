@@ -32,8 +32,7 @@ void bitmask_linear(const Bitmask& w, const float* x, int64_t tokens, const floa
   const bool small = w.rows * w.cols * tokens < kSerialWork;
   const std::vector<int64_t> bounds = cut_evenly(w, small ? 1 : threads.count);
   const auto task = [&](int64_t i) {
-    bitmask_kernels().linear(w, x, tokens, w.cols, bias, y, w.rows, bounds[i], bounds[i + 1],
-                             clamp);
+    bitmask_linear_kernel()(w, x, tokens, w.cols, bias, y, w.rows, bounds[i], bounds[i + 1], clamp);
   };
   if (small)
     task(0);

@@ -1,10 +1,14 @@
 // bitmask kernels in portable C++: what every CPU runs, and what the others are compared with.
+#include <utility>
+
 #include "kernels/cpu/bitmask.h"
 
 namespace {
 
 using sparseprune::Bitmask;
 using sparseprune::Clamp;
+using W = Bitmask;
+constexpr int kTogether = 4;  // tokens
 
 // sums[t, r] of the rows of a unit: byte by byte of every mask, from its lowest set bit up.
 template <int kTokens>
@@ -23,11 +27,11 @@ void multiply_unit(const Bitmask& w, int64_t unit, int live, const float* x, int
       }
 }
 
-#include "kernels/cpu/bitmask_body.inc"
+#include "kernels/cpu/units_body.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const BitmaskKernels bitmask_scalar;
-const BitmaskKernels bitmask_scalar = {linear};
+const BitmaskKernels bitmask_scalar = {linear, nullptr};
 }  // namespace sparseprune

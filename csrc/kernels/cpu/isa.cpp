@@ -47,14 +47,31 @@ Isa detected_isa() {
 #endif
 }
 
-bool slow_gathers() {
+namespace {
+
+bool is_amd() {
 #if defined(__x86_64__)
-  static const bool slow = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
-  return slow;
+  static const bool amd = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+  return amd;
 #else
   return false;
 #endif
 }
+
+}  // namespace
+
+bool slow_gathers() { return is_amd(); }
+
+bool counts_bits() {
+#if defined(__x86_64__)
+  static const bool counts = (__builtin_cpu_init(), __builtin_cpu_supports("avx512vpopcntdq"));
+  return counts;
+#else
+  return false;
+#endif
+}
+
+bool slow_expands() { return is_amd() && counts_bits(); }
 
 Isa current_isa() {
   int isa = current.load(std::memory_order_relaxed);

@@ -18,5 +18,9 @@ void force_isa(const std::string& name);  // "" returns to the environment's cho
 
 // Whether instructions that gather take longer than as many loads: so on AMD up to Zen 5.
 bool slow_gathers();
+// Whether vectors can count bits (AVX512_VPOPCNTDQ), and whether that is the faster way to expand a
+// mask: so on AMD from Zen 4 on, whose expanding loads take six cycles.
+bool counts_bits();
+bool slow_expands();
 
 }  // namespace sparseprune

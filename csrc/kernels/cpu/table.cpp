@@ -27,6 +27,10 @@ static const void* choose(const char* stem) {
 const BitmaskKernels& bitmask_kernels() {
   return *static_cast<const BitmaskKernels*>(choose("bitmask"));
 }
+BitmaskKernels::Linear bitmask_linear_kernel() {
+  const BitmaskKernels& k = bitmask_kernels();
+  return k.linear_by_counts && slow_expands() ? k.linear_by_counts : k.linear;
+}
 const CsrKernels& csr_kernels() { return *static_cast<const CsrKernels*>(choose("csr")); }
 CsrKernels::Gather csr_gather_kernel() {
   return slow_gathers() ? csr_kernels().gather_by_inserts : csr_kernels().gather;
@@ -35,5 +39,6 @@ const DenseKernels& dense_kernels() { return *static_cast<const DenseKernels*>(c
 const NmKernels& nm_kernels() { return *static_cast<const NmKernels*>(choose("nm")); }
 const PanelKernels& panel_kernels() { return *static_cast<const PanelKernels*>(choose("panel")); }
 const PlaneKernels& plane_kernels() { return *static_cast<const PlaneKernels*>(choose("planes")); }
+const SellKernels& sell_kernels() { return *static_cast<const SellKernels*>(choose("sell")); }
 
 }  // namespace sparseprune

@@ -9,6 +9,7 @@
 #include "kernels/cpu/nm.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/cpu/planes.h"
+#include "kernels/cpu/sell.h"
 
 namespace sparseprune {
 
@@ -23,11 +24,13 @@ const std::vector<KernelRow>& kernel_table();
 
 // The first row of the table that current_isa() allows.
 const BitmaskKernels& bitmask_kernels();
+BitmaskKernels::Linear bitmask_linear_kernel();  // the faster one of bitmask_kernels() on this CPU
 const CsrKernels& csr_kernels();
 CsrKernels::Gather csr_gather_kernel();  // the faster one of csr_kernels() on this CPU
 const DenseKernels& dense_kernels();
 const NmKernels& nm_kernels();
 const PanelKernels& panel_kernels();
 const PlaneKernels& plane_kernels();
+const SellKernels& sell_kernels();
 
 }  // namespace sparseprune
