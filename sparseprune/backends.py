@@ -2,7 +2,8 @@
 
 Every op exists in two namespaces with one schema: ``sparseprune`` (compiled kernels) and
 ``sparseprune_reference`` (Python); some in a third,
-``sparseprune_triton``. A packed weight stores the namespace that it was given.
+``sparseprune_triton``. What a library computes from a form of its own, as cuSPARSELt does, takes
+that form as one more argument. A packed weight stores the namespace that it was given.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class Backend:
         namespace: where its ops live in ``torch.ops``.
         device: the device type that it serves, or ``"any"``.
         missing: why it is not there, or None.
+        by_time: whether it is taken by name or by measured time alone, whatever is before it.
     """
 
     name: str
     namespace: str
     device: str
     missing: str | None
+    by_time: bool = False
 
     def refuses(
         self, device: torch.device, stem: str | None = None, lacking: Lacking | None = None
@@ -102,6 +105,15 @@ def _load_triton() -> str | None:
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
+def _load_cusparselt() -> str | None:
+    """torch brings the library; the op is registered by sparseprune.ops, as Triton's."""
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    if not torch.backends.cusparselt.is_available():
+        return "this torch was built without cuSPARSELt"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
 def has_kernel(op: str, device: str) -> bool:
     """Whether compiled code registered a kernel of this op for the device type."""
     return torch._C._dispatch_has_kernel(op) and torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -116,8 +128,11 @@ _cpu_library, _cpu_missing = _load_ops("cpu")
 CPU = Backend("cpu", "sparseprune", "cpu", native_missing or _cpu_missing)
 CUDA = Backend("cuda", "sparseprune", "cuda", _load_cuda())
 TRITON = Backend("triton", "sparseprune_triton", "cuda", _load_triton())
+CUSPARSELT = Backend(
+    "cusparselt", "sparseprune_cusparselt", "cuda", _load_cusparselt(), by_time=True
+)
 REFERENCE = Backend("reference", "sparseprune_reference", "any", None)
-BACKENDS = (CPU, CUDA, TRITON, REFERENCE)
+BACKENDS = (CPU, CUDA, TRITON, CUSPARSELT, REFERENCE)
 """Best first."""
 
 _forced: Backend | None = None
@@ -163,13 +178,34 @@ def find(
         if wanted not in known:
             raise bad("convert", "backend", f"one of auto, {', '.join(known)}", repr(wanted),
                       suggest(wanted, ["auto", *known]))  # fmt: skip
-        reason = known[wanted].refuses(device, stem, lacking)
-        if reason:
+        if reason := refusal(wanted, device, stem, lacking):
             raise bad("convert", "backend", f"one that serves {device}", repr(wanted), reason)
         return known[wanted]
     if _forced is not None:
         return _forced
-    return next(b for b in BACKENDS if b.refuses(device, stem, lacking) is None)
+    return next(b for b in BACKENDS if not b.by_time and not b.refuses(device, stem, lacking))
+
+
+def rivals(
+    device: torch.device, stem: str | None = None, lacking: Lacking | None = None
+) -> list[Backend]:
+    """Backends beside the one of :func:`find` that serve where they are measured to be faster."""
+    if _forced is not None:
+        return []
+    return [b for b in BACKENDS if b.by_time and not b.refuses(device, stem, lacking)]
+
+
+def refusal(
+    wanted: str,
+    device: torch.device,
+    stem: str | None = None,
+    lacking: Lacking | None = None,
+) -> str | None:
+    """Why :func:`choose` would not take this name for this device and format, or None."""
+    if wanted == "auto":
+        return None
+    reasons = {b.name: b.refuses(device, stem, lacking) for b in BACKENDS if b.name == wanted}
+    return reasons.get(wanted, "there is no such backend")
 
 
 def serves(
@@ -179,9 +215,7 @@ def serves(
     lacking: Lacking | None = None,
 ) -> bool:
     """Whether :func:`choose` would take this name for this device and format."""
-    return wanted == "auto" or any(
-        b.name == wanted and not b.refuses(device, stem, lacking) for b in BACKENDS
-    )
+    return refusal(wanted, device, stem, lacking) is None
 
 
 def _tell(device: torch.device, stem: str | None, lacking: Lacking | None) -> None:
@@ -191,7 +225,7 @@ def _tell(device: torch.device, stem: str | None, lacking: Lacking | None) -> No
         reasons = "; ".join(
             f"{b.name}: {b.refuses(device, stem, lacking)}"
             for b in BACKENDS
-            if b.device == device.type
+            if b.device == device.type and not b.by_time
         )
         warnings.warn(
             f"sparseprune runs its Python reference on {device.type}, which is correct but slow "

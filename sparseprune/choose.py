@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseprune import backends, clocks, costs, tuning
+from sparseprune import clocks, costs, tuning
 from sparseprune.autotune import compare_ms
 from sparseprune.formats import Format, PackedWeight
-from sparseprune.machine import isa_in_use
 from sparseprune.nn import SPARSE
-from sparseprune.nn.conv_program import ByProgram
+from sparseprune.offers import Offer, offers_for
 from sparseprune.report import Row
 from sparseprune.tuning import Milliseconds, Times
 
@@ -41,7 +40,8 @@ class Layer:
 
     ``best`` is its fastest packed form, if there is one; ``sparse`` the same where it beats dense.
     ``ms`` are the times of dense and best, measured or estimated; ``known`` tells whether the
-    cache file had them.
+    cache file had them. ``unserved``: formats would fit, but
+    a backend could not take it.
     """
 
     names: list[str]
@@ -52,6 +52,7 @@ class Layer:
     sparse: nn.Module | None = None
     ms: tuple[float, float] | None = None
     known: bool = False
+    unserved: bool = False
 
 
 def watch(layers: list[Layer], run: Callable[[], object]) -> None:
@@ -123,40 +124,28 @@ def _refusal(layer: Layer, keep_dense: str) -> str | None:
 def _compare(
     layer: Layer, formats: tuple[Format, ...], backend: str, keep_dense: str, kept: Times
 ) -> None:
-    """Dense against every fitting format on the layer's own inputs; take the fastest."""
+    """Dense against every offer on the layer's own inputs; take the fastest."""
     dense, row, twin = layer.module, layer.row, SPARSE[type(layer.module)]
-    weight, groups = twin.dense_weight(dense)  # type: ignore[arg-type]
-    formats = tuple(f.suited(dense) for f in formats)
-    refusals = {f.name: _misfit(f, twin.kind) or f.refuses(weight, groups) for f in formats}
-    fitting = [f for f in formats if refusals[f.name] is None]
     tokens = min(x.shape[:-1].numel() for x, _ in layer.calls.values())
-    worth = [f for f in fitting if f.worth(weight, tokens)]
-    if not worth and (keep_dense == "never" or len({f.stem for f in formats}) == 1):
-        worth = fitting
-    refusals |= {f.name: f"{f.stem} is not meant for it" for f in fitting if f not in worth}
-    worth = [f.settled(weight, groups) for f in worth]
-    engines = {f.name: _would_compute(twin, f, weight.device, backend) for f in worth}
-    if weight.device.type != "cpu" and (keep_dense, backend) == ("auto", "auto"):
-        hopeless = [f for f in worth if engines[f.name] == "reference"]
-        refusals |= {f.name: f"{f.name} has no kernel on {weight.device.type}" for f in hopeless}
-        worth = [f for f in worth if f not in hopeless]
-        engines = {f.name: engines[f.name] for f in worth}
+    found = offers_for(dense, tokens, formats, backend, keep_dense)
+    offers, refusals, layer.unserved = found.by_name, found.refusals, found.unserved
     measures = tuning.measures()
-    times = _known(layer, engines, kept) if measures else _estimates(layer, engines)
+    times = _known(layer, offers, kept) if measures else _estimates(layer, offers)
     candidates: dict[str, nn.Module] = {}
-    for f in sorted(worth, key=lambda f: times[f.name] if times else 0):
-        candidate = twin.from_dense(dense, f)  # type: ignore[arg-type]
-        candidate.weight.use(backend)
-        if (wrong := _wrong(dense, candidate, layer)) is None:
-            candidates[f.name] = candidate
+    for name in sorted(offers, key=lambda name: times[name] if times else 0):
+        candidate = twin.from_dense(dense, offers[name].format)  # type: ignore[arg-type]
+        unusable = _unusable(candidate, offers[name].backend)
+        layer.unserved |= unusable is not None
+        if (wrong := unusable or _wrong(dense, candidate, layer)) is None:
+            candidates[name] = candidate
             if times:
                 break
         else:
-            refusals[f.name] = wrong
+            refusals[name] = wrong
     if not candidates:
         row.reason = "; ".join(dict.fromkeys(r for r in refusals.values() if r))
         return
-    times = times or _time({"dense": dense, **candidates}, layer, engines, kept)
+    times = times or _time({"dense": dense, **candidates}, layer, offers, kept)
     best = min(candidates, key=times.__getitem__)
     layer.best, layer.ms = candidates[best], (times["dense"], times[best])
     if measures:
@@ -168,31 +157,13 @@ def _compare(
     layer.sparse = layer.best
 
 
-def _misfit(f: Format, kind: str) -> str | None:
-    return None if kind in f.serves else f"{f.stem} serves {', '.join(f.serves)} alone"
-
-
-def engine(layer: Any) -> str:
-    """Who computes this packed layer: an instruction set, a device or the reference."""
-    weight: PackedWeight = layer.weight
-    return _engine(type(layer), weight.namespace, weight.device)
-
-
-def _would_compute(kind: type[Any], f: Format, device: torch.device, backend: str) -> str:
-    """As :func:`engine`, of a layer of this kind before its weight is packed."""
-    found = backends.find(device, backend, f.stem, f.lacking)
-    return _engine(kind, found.namespace, device)
-
-
-def _engine(kind: type[Any], namespace: str, device: torch.device) -> str:
-    by_program = issubclass(kind, ByProgram)
-    if by_program and not backends.has_kernel(f"{namespace}::run", device.type):
-        return "reference"
-    if namespace == backends.REFERENCE.namespace:
-        return "reference"
-    if device.type == "cpu":
-        return isa_in_use()
-    return "triton" if namespace == backends.TRITON.namespace else device.type
+def _unusable(sparse: Any, backend: str) -> str | None:
+    """Why this backend cannot take the packed layer; None where it computes from now on."""
+    try:
+        sparse.weight.use(backend)
+    except (RuntimeError, ValueError) as error:  # of a library that lacks the device
+        return str(error).splitlines()[0]
+    return None
 
 
 def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
@@ -212,29 +183,29 @@ def _wrong(dense: nn.Module, sparse: nn.Module, layer: Layer) -> str | None:
     return None
 
 
-def _known(layer: Layer, engines: dict[str, str], kept: Times) -> Milliseconds | None:
+def _known(layer: Layer, offers: dict[str, Offer], kept: Times) -> Milliseconds | None:
     """The times of earlier measurements, if there are some of every candidate for every call."""
-    if not engines:
+    if not offers:
         return None
-    totals = dict.fromkeys(["dense", *engines], 0.0)
+    totals = dict.fromkeys(["dense", *offers], 0.0)
     keys = []
     for x, count in layer.calls.values():
         keys.append(_key(layer, x))
-        ms = kept.find(keys[-1], _labels(totals, engines).values())
+        ms = kept.find(keys[-1], _labels(totals, offers).values())
         if ms is None:
             return None
-        for name, label in _labels(totals, engines).items():
+        for name, label in _labels(totals, offers).items():
             totals[name] += ms[label] * count
     layer.known = all(map(kept.from_file, keys))
     return totals
 
 
 def _time(
-    candidates: dict[str, nn.Module], layer: Layer, engines: dict[str, str], kept: Times
+    candidates: dict[str, nn.Module], layer: Layer, offers: dict[str, Offer], kept: Times
 ) -> Milliseconds:
     """Measured on the inputs of every call."""
     totals = dict.fromkeys(candidates, 0.0)
-    labels = _labels(candidates, engines)
+    labels = _labels(candidates, offers)
     for x, count in layer.calls.values():
         calls: dict[str, Callable[[], object]] = {
             name: partial(module.forward, x) for name, module in candidates.items()
@@ -246,24 +217,24 @@ def _time(
     return totals
 
 
-def _estimates(layer: Layer, engines: dict[str, str]) -> Milliseconds:
+def _estimates(layer: Layer, offers: dict[str, Offer]) -> Milliseconds:
     """What the model of cost says, in ms."""
     twin = SPARSE[type(layer.module)]
     weight, groups = twin.dense_weight(layer.module)  # type: ignore[arg-type]
-    totals = dict.fromkeys(["dense", *engines], 0.0)
+    totals = dict.fromkeys(["dense", *offers], 0.0)
     for x, count in layer.calls.values():
         rows, cols = weight.shape
         tokens = layer.module.forward(x).numel() // max(1, rows)
         work = costs.Work(twin.kind, rows, cols, layer.row.nonzeros, tokens, groups)
         totals["dense"] += costs.dense_ns(work) * count / 1e6
-        for name in engines:
-            totals[name] += costs.packed_ns(name, work, engines[name]) * count / 1e6
+        for name, offer in offers.items():
+            totals[name] += costs.packed_ns(offer.format.name, work, offer.engine) * count / 1e6
     return totals
 
 
-def _labels(names: Iterable[str], engines: dict[str, str]) -> dict[str, str]:
+def _labels(names: Iterable[str], offers: dict[str, Offer]) -> dict[str, str]:
     """Candidates as the cache names them: with who computes them."""
-    return {name: f"{name} {engines[name]}" if name in engines else name for name in names}
+    return {name: offers[name].label if name in offers else name for name in names}
 
 
 def _key(layer: Layer, x: Tensor) -> str:

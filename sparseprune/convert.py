@@ -52,7 +52,8 @@ def convert(
         model: any nn.Module.
         example_inputs: what model(...) takes: a tensor, a tuple of positional arguments or a dict
             of keywords; its shapes are what the choice is made for. Other shapes work as well.
-        backend: "auto", or one of sparseprune.info()'s, for every packed layer.
+        backend: "auto", or one of sparseprune.info()'s, for every packed layer; where it can take
+            some layers alone, the others stay dense.
         format: "auto", or the stem of one format ("csr", "bitmask", "sell", "block", "nm").
         keep_dense: "auto" keeps a layer dense unless packed is faster by a margin; "never" packs
             every layer that a format can hold, whatever its speed (tests, benchmarks).
@@ -61,8 +62,8 @@ def convert(
         A new module in eval mode with a ``report`` (:class:`sparseprune.Report`).
 
     Raises:
-        ValueError: an unknown choice, a backend that refuses the device, a model without Linear
-            or convolution layers.
+        ValueError: an unknown choice, a backend that refuses the device or every layer, a model
+            without Linear or convolution layers.
         TypeError: model is not a module.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
@@ -81,6 +82,7 @@ def convert(
         with kept_times() as kept:
             for shared in share_weights(layers):
                 choose(shared, formats, backend, keep_dense, kept)
+            _check_served(layers, backend)
             report = Report([layer.row for layer in layers])
             if known := sum(layer.known for layer in layers):
                 report.notes.append(f"times of {known} layers from the cache")
@@ -111,6 +113,13 @@ def _check_arguments(
                   "load them first")  # fmt: skip
     backends.choose(device, backend, None if format == "auto" else format)
     return tuple(f for f in FORMATS if format in ("auto", f.stem))
+
+
+def _check_served(layers: list[Layer], backend: str) -> None:
+    """An error where the wanted backend takes none of the layers that would fit a format."""
+    unserved = [layer.row.reason for layer in layers if layer.unserved]
+    if backend != "auto" and unserved and all(layer.best is None for layer in layers):
+        raise bad("convert", "backend", "one that serves some layer", repr(backend), unserved[0])
 
 
 def _find_layers(model: nn.Module) -> list[Layer]:

@@ -129,7 +129,7 @@ def packed_ns(name: str, work: Work, engine: str) -> float:
         engine: instruction set level of the kernels; "reference" and devices are unknown.
     """
     cost = COSTS.get(name) or COSTS.get(name.partition("/")[0])  # whatever the grid of blocks
-    if cost is None or engine in ("reference", "cuda", "triton"):
+    if cost is None or engine in UNKNOWN:
         return math.inf
     return cost(work, ISAS.get(engine, PORTABLE))
 
@@ -185,6 +185,8 @@ def nm(work: Work, c: Constants) -> float:
     return _panels(work, c, stored * c.plain)
 
 
+UNKNOWN = ("reference", "cuda", "triton", "cusparselt")
+"""Engines that the model knows nothing about."""
 COSTS: dict[str, Callable[[Work, Constants], float]] = {
     "csr/groups": csr_groups,
     "csr/sorted": csr_sorted,

@@ -9,11 +9,12 @@ from torch import nn
 
 from sparseprune import backends, clocks, tuning
 from sparseprune.autotune import caller, compare_ms, device_of
-from sparseprune.choose import MARGIN, Layer, engine
+from sparseprune.choose import MARGIN, Layer
 from sparseprune.copying import copy_with
 from sparseprune.formats import PackedWeight
 from sparseprune.fuse import fuse_activations
 from sparseprune.nn import SPARSE
+from sparseprune.offers import engine
 from sparseprune.program.planned import Planned, plan
 from sparseprune.program.tune import tune
 from sparseprune.report import Report

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from fake_cusparselt import FakeCusparselt, as_on_cuda
 from scripted_times import script_times
 
 from sparseprune import backends
@@ -43,6 +44,13 @@ def no_fallback() -> None:
     """Skips where no kernels are compiled."""
     if backends.CPU.missing:
         pytest.skip(f"no compiled kernels: {backends.CPU.missing}")
+
+
+@pytest.fixture
+def cslt(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCusparselt]:
+    """The CPU has the backend "cusparselt", computed by the fake."""
+    with as_on_cuda(monkeypatch) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from dataclasses import dataclass
 
@@ -9,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.formats import Format, Nm
+from sparseprune.formats import FORMATS, Format, Nm, PackedWeight
 from sparseprune.patterns.nm import NM
 
+TESTED = (*FORMATS, Nm(2, 4))
+"""Nm() finds other ratios in random zeros."""
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 """Of float32 sums of some hundred products of standard normal numbers."""
 
@@ -87,6 +90,13 @@ def fitting(fmt: Format, weight: Tensor, groups: int = 1) -> Tensor:
         return weight
     kept = NM(fmt.n or 2, fmt.m or 4).legal(weight.abs(), groups)
     return weight.masked_fill(~kept, 0)
+
+
+def stored(packed: PackedWeight) -> Tensor:
+    """Where the packed weight has a value, be it zero."""
+    ones = copy.deepcopy(packed)
+    ones.values.fill_(1)  # type: ignore[operator, union-attr]
+    return ones.unpack() != 0
 
 
 def _generator(name: str) -> torch.Generator:

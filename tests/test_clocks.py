@@ -13,7 +13,7 @@ import torch
 from convert_models import prune_
 from torch import nn
 
-from sparseprune import autotune, backends, choose, clocks, convert, forms, tuning
+from sparseprune import autotune, backends, choose, clocks, convert, forms, offers, tuning
 from sparseprune.autotune import BURST, compare_ms, device_of
 from sparseprune.clocks import EventClock, HostClock
 from sparseprune.formats import Block, Csr, Nm, PackedWeight
@@ -237,7 +237,10 @@ def test_what_only_the_reference_would_run_on_cuda_is_not_timed(
     from sparseprune.nn import SparseConv1d, SparseLinear
 
     monkeypatch.setattr(backends, "has_kernel", lambda op, device: not op.endswith("::run"))
-    would = choose._would_compute
+
+    def would(kind: type[Any], fmt: Any, device: torch.device, wanted: str) -> str:
+        return offers.by_backends(kind, fmt, device, wanted)[0].engine
+
     assert would(SparseLinear, Csr("rows"), with_cuda, "auto") == "cuda"
     assert would(SparseConv1d, Csr("rows"), with_cuda, "auto") == "reference"
     assert would(SparseLinear, Block(4, 8), with_cuda, "auto") == "triton"

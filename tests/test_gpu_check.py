@@ -177,7 +177,6 @@ def test_the_table_has_the_best_row_of_every_case() -> None:
     rows = [
         Row("a", "90%", "slow", 2.0, None, 2.0, target=1.5),
         Row("a", "90%", "fast", 2.0, 1.8, 0.9, 4.0, 1.5),
-        Row("a", "90%", "peer cuSPARSELt", 2.0, None, 0.1),
         Row("b", "50%", "", note=NO_TIME, target=2.0),
     ]
     assert [row.runs for row in best(rows)] == ["fast", ""]

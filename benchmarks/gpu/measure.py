@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sparseprune import backends, clocks
 from sparseprune.autotune import compare_ms
-from sparseprune.choose import engine
 from sparseprune.formats import FORMATS, Format
 from sparseprune.nn import SPARSE
+from sparseprune.offers import engine
 from sparseprune.prune import prune
 
 from .caps import cap, computed_share, ridge
@@ -22,7 +22,6 @@ from .results import Row
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 """Largest difference from float64, relative to the largest output, that is timed."""
-PEER = "peer cuSPARSELt"
 
 Run = Callable[[], Tensor]
 Layer = nn.Linear | nn.Conv2d
@@ -132,12 +131,6 @@ def _candidates(
         if not found:
             note = f"this version has no format {name}"
             rows[wanted] = Row(problem.title, case.title, wanted, target=case.target, note=note)
-    if case.pattern == "2:4" and isinstance(pruned, nn.Linear) and x.is_cuda:
-        rows[PEER] = Row(problem.title, case.title, PEER)
-        try:
-            runs[PEER] = _cusparselt(pruned, x)
-        except (RuntimeError, ValueError) as error:  # NotImplementedError is one
-            rows[PEER] = replace(rows[PEER], note=str(error).splitlines()[0])
     return runs, rows
 
 
@@ -152,13 +145,9 @@ def _packed(
     bits, weights = 8 * x.element_size(), pruned.weight.numel()
     r = ridge(torch.cuda.get_device_name(x.device) if x.is_cuda else "", bits)
     share = computed_share(f.stem, twin.weight.nonzeros / weights, bits)
-    most = r and cap(problem.products, r, bits, 8 * twin.weight.nbytes / weights, share)
+    stored = sum(getattr(twin.weight, part).nbytes for part in twin.weight.parts)  # and read
+    most = r and cap(problem.products, r, bits, 8 * stored / weights, share)
     return (lambda: twin(x)), replace(row, runs=f"{twin.weight.name} {engine(twin)}", cap=most)
-
-
-def _cusparselt(pruned: nn.Linear, x: Tensor) -> Run:
-    semi = torch.sparse.to_sparse_semi_structured(pruned.weight.detach())
-    return lambda: nn.functional.linear(x, semi, pruned.bias)
 
 
 def _checked(row: Row, run: Run, expected: Tensor) -> Row:

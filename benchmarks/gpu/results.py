@@ -17,7 +17,7 @@ class Row:
 
     Attributes:
         layer, pruned: titles of problem and case.
-        runs: format with its grid or layout and who computes; a peer's name; "" if nothing ran.
+        runs: format with its grid or layout and who computes; "" if nothing ran.
         eager_ms, compile_ms: of the dense layer, by cuBLAS or cuDNN and by torch.compile.
         ms: of the packed one; None where it did not run, and `note` says why.
         cap: what the hardware allows for dense_ms / ms; None on an unknown device.
@@ -105,8 +105,6 @@ def best(rows: Sequence[Row]) -> list[Row]:
     """Of every case the fastest row, else what says why there is none."""
     cases: dict[tuple[str, str], Row] = {}
     for row in rows:
-        if row.runs.startswith("peer"):
-            continue
         before = cases.setdefault((row.layer, row.pruned), row)
         if (row.ratio or 0.0) > (before.ratio or 0.0):
             cases[row.layer, row.pruned] = row

@@ -164,8 +164,11 @@ class Format:
         """This format with all that :meth:`pack` would find out from a weight that it can hold."""
         return self
 
-    def lacking(self, backend: str) -> str | None:
-        """Why the backend of that name lacks kernels for what is packed so; None if it has them."""
+    def lacking(self, backend: str, layer: nn.Module | None = None) -> str | None:
+        """Why the backend of that name lacks kernels for what is packed so; None if it has them.
+
+        layer: the dense one that is packed, where it is known.
+        """
         return None
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:

@@ -78,7 +78,7 @@ class Block(Format):
         _, (rows, columns), taps = min(_grids(weight != 0, self, groups), key=lambda g: g[0])
         return Block(rows, columns, taps)
 
-    def lacking(self, backend: str) -> str | None:
+    def lacking(self, backend: str, layer: nn.Module | None = None) -> str | None:
         return None if self.rows is None else _lacking(backend, self.rows, self.columns or 0)
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:

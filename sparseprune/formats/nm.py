@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseprune.errors import bad, check_count
-from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
+from sparseprune.formats import nm_cusparselt
+from sparseprune.formats.base import DTYPES, Clamp, Format, Pair
 from sparseprune.formats.taps import taps_first
 
 MAX_M = 16
@@ -68,8 +69,15 @@ class Nm(Format):
         n, m, _ = next(_ratios(weight != 0, self))
         return replace(self, n=n, m=m)
 
-    def lacking(self, backend: str) -> str | None:
-        return None if self.n is None or self.m is None else _lacking(backend, self.n, self.m)
+    def lacking(self, backend: str, layer: nn.Module | None = None) -> str | None:
+        if self.n is None or self.m is None:
+            return None
+        lacks = _lacking(backend, self.n, self.m)
+        if lacks or layer is None or backend != "cusparselt":
+            return lacks
+        if not isinstance(layer, nn.Linear):
+            return "multiplies Linear layers alone"
+        return nm_cusparselt.lacking(layer.weight.dtype, layer.weight.shape)
 
     def worth(self, weight: Tensor, tokens: int) -> bool:
         if self.taps > 1 and weight.device.type == "cpu":
@@ -122,7 +130,7 @@ class Nm(Format):
         return NmWeight(rows, cols, n, m, taps, values, join_places(places, m)).use()
 
 
-class NmWeight(PackedWeight):
+class NmWeight(nm_cusparselt.Derived):
     """A packed weight [rows, cols].
 
     Buffers: values float32, float16 or bfloat16 [rows, groups * n]; places uint8 [rows, bytes],
@@ -133,6 +141,8 @@ class NmWeight(PackedWeight):
         n, m: values of a group, columns of a group.
         taps: 1 where columns are in the order of the dense weight; else they are (tap, channel)
             for that many taps.
+
+    With the backend "cusparselt" it also holds what that library computes from.
     """
 
     stem = "nm"
@@ -161,7 +171,12 @@ class NmWeight(PackedWeight):
         return {name: getattr(self, name) for name in ("rows", "cols", "n", "m", "taps")}
 
     def lacking(self, backend: str) -> str | None:
-        return _lacking(backend, self.n, self.m)
+        lacks = _lacking(backend, self.n, self.m)
+        if lacks or backend != "cusparselt":
+            return lacks
+        if self.taps != 1:
+            return "multiplies Linear layers alone"
+        return nm_cusparselt.lacking(self.dtype, self.shape)
 
     def packed(self) -> tuple[Tensor, Tensor]:
         """The buffers in the order that the ops take them."""
@@ -174,7 +189,8 @@ class NmWeight(PackedWeight):
 
     def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
         sizes = self.rows, self.cols, self.n, self.m
-        y: Tensor = self._ops.nm_linear(x, *self.packed(), bias, *sizes, *clamp)
+        derived = () if self.compressed is None else (self.compressed,)
+        y: Tensor = self._ops.nm_linear(x, *self.packed(), *derived, bias, *sizes, *clamp)
         return y
 
     def conv2d(
@@ -188,6 +204,9 @@ class NmWeight(PackedWeight):
         groups: int,
         clamp: Clamp = (None, None),
     ) -> Tensor:
+        if self.compressed is not None:
+            raise bad("nm_conv2d", "backend", "one that serves Conv2d", repr(self.backend),
+                      "call weight.use('auto')")  # fmt: skip
         sizes = self.rows, self.cols, self.n, self.m, self.taps
         window = kernel_size, stride, padding, dilation, groups
         y: Tensor = self._ops.nm_conv2d(x, *self.packed(), bias, *sizes, *window, *clamp)
@@ -209,8 +228,8 @@ def unpack(
 
 
 def _lacking(backend: str, n: int, m: int) -> str | None:
-    """What csrc/kernels/cuda/nm.cuh serves."""
-    if backend != "cuda" or (n, m) == (2, 4):
+    """What sparse tensor cores serve (csrc/kernels/cuda/nm.cuh, cuSPARSELt)."""
+    if backend not in ("cuda", "cusparselt") or (n, m) == (2, 4):
         return None
     return f"multiplies 2:4, got {n}:{m}"
 

@@ -5,9 +5,29 @@ from __future__ import annotations
 import importlib
 
 from sparseprune import backends
-from sparseprune.ops import bitmask, block, csr, csr_conv, nm, run, run_times, sell
+from sparseprune.ops import (
+    bitmask,
+    block,
+    csr,
+    csr_conv,
+    nm,
+    nm_cusparselt,
+    run,
+    run_times,
+    sell,
+)
 
-__all__ = ["bitmask", "block", "csr", "csr_conv", "nm", "run", "run_times", "sell"]
+__all__ = [
+    "bitmask",
+    "block",
+    "csr",
+    "csr_conv",
+    "nm",
+    "nm_cusparselt",
+    "run",
+    "run_times",
+    "sell",
+]
 
 if backends.TRITON.missing is None:
     importlib.import_module("sparseprune.triton")

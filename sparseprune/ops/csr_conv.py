@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.grad import conv3d_input
 
 from sparseprune.ops.products import clamp_grad
+from sparseprune.ops.registration import register
 from sparseprune.ops.run import parse
 from sparseprune.program.steps import Csr, Input, Output, Window
 
@@ -96,7 +97,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 def _register(namespace: str) -> None:
-    op, run = f"{namespace}::csr_conv", getattr(torch.ops, namespace).run
+    run = getattr(torch.ops, namespace).run
 
     def compute(
         x: Tensor,
@@ -112,12 +113,12 @@ def _register(namespace: str) -> None:
         y: Tensor = run([x], packed if bias is None else [*packed, bias], program)[0]
         return y
 
-    torch.library.define(op, SCHEMA)
-    torch.library.register_kernel(op, "default", compute)
-    torch.library.register_fake(op, compute)
-    for device in ("cpu", "cuda"):  # the kernels hold float32: autocast must not hand them less
-        torch.library.register_autocast(op, device, torch.float32)
-    torch.library.register_autograd(op, _backward, setup_context=_setup)
+    register(
+        (namespace,),
+        {"csr_conv": SCHEMA},
+        {"csr_conv": (compute, compute)},
+        {"csr_conv": (_setup, _backward)},
+    )
 
 
 _register("sparseprune")

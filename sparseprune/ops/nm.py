@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input
 
 from sparseprune.formats.nm import split_places, unpack
+from sparseprune.ops import gradients
 from sparseprune.ops.nm_checks import check_conv2d, check_linear
-from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.products import clamp_, multiply
 from sparseprune.ops.registration import register
 from sparseprune.ops.windows import conv2d_output, fold, output_size, unfold
 
@@ -120,42 +120,24 @@ def _unpack_fake(values, places, rows, cols, n, m, taps):  # type: ignore[no-unt
     return values.new_empty(rows, cols)
 
 
-def _save(ctx, packed, sizes, bias, output, low, high) -> None:  # type: ignore[no-untyped-def]
-    ctx.clamped = low is not None or high is not None
-    ctx.save_for_backward(*packed, *((output,) if ctx.clamped else ()))
-    ctx.sizes, ctx.has_bias, ctx.low, ctx.high = sizes, bias is not None, low, high
-
-
-def _restore(ctx, grad):  # type: ignore[no-untyped-def]
-    weight = torch.ops.sparseprune.nm_unpack(*ctx.saved_tensors[:2], *ctx.sizes)
-    if ctx.clamped:
-        grad = clamp_grad(grad, ctx.saved_tensors[2], ctx.low, ctx.high)
-    return weight, grad
-
-
 def _save_linear(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     _, *packed, bias, rows, cols, n, m, low, high = inputs
-    _save(ctx, packed, (rows, cols, n, m, 1), bias, output, low, high)
+    gradients.save(ctx, packed, (rows, cols, n, m, 1), bias, output, low, high)
 
 
 def _backward_linear(ctx, grad):  # type: ignore[no-untyped-def]
-    weight, grad = _restore(ctx, grad)
-    grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
-    return grad @ weight, None, None, grad_bias, *(None,) * 6
+    grad_x, grad_bias = gradients.linear(ctx, grad, torch.ops.sparseprune.nm_unpack)
+    return grad_x, None, None, grad_bias, *(None,) * 6
 
 
 def _save_conv2d(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     x, *packed, bias = inputs[:4]
-    _save(ctx, packed, inputs[4:9], bias, output, *inputs[14:])
+    gradients.save(ctx, packed, inputs[4:9], bias, output, *inputs[14:])
     ctx.shape, ctx.window = x.shape, inputs[9:14]
 
 
 def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
-    kernel_size, stride, padding, dilation, groups = ctx.window
-    weight, grad = _restore(ctx, grad)
-    weight = weight.view(weight.shape[0], -1, *kernel_size)
-    grad_x = conv2d_input(ctx.shape, weight, grad, stride, padding, dilation, groups)
-    grad_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    grad_x, grad_bias = gradients.conv2d(ctx, grad, torch.ops.sparseprune.nm_unpack)
     return grad_x, None, None, grad_bias, *(None,) * 12
 
 

@@ -1,4 +1,4 @@
-"""How the ops of a format become ops of torch."""
+"""How ops become ops of torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ Gradients = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 
 
 def register(
-    namespaces: Sequence[str], schemas: Mapping[str, str], kernels: Kernels, gradients: Gradients
+    namespaces: Sequence[str],
+    schemas: Mapping[str, str],
+    kernels: Kernels,
+    gradients: Gradients | None = None,
+    autocast: Sequence[str] = (),
 ) -> None:
-    """One schema, one fake, one gradient; the reference runs where no compiled kernel does."""
+    """One schema, one fake, one gradient; the reference runs where no compiled kernel does.
+
+    Under autocast the inputs of ops with a gradient, and of those in `autocast`, become float32.
+    """
+    gradients = gradients or {}
     for namespace in namespaces:
         for name, schema in schemas.items():
             op = f"{namespace}::{name}"
@@ -24,8 +32,8 @@ def register(
             torch.library.define(op, schema)
             torch.library.register_kernel(op, "default", reference)
             torch.library.register_fake(op, fake)
-        for name, (save, backward) in gradients.items():
-            op = f"{namespace}::{name}"
+        for name in (*gradients, *autocast):
             for device in ("cpu", "cuda"):  # all in one dtype, that of a model under autocast
-                torch.library.register_autocast(op, device, torch.float32)
-            torch.library.register_autograd(op, backward, setup_context=save)
+                torch.library.register_autocast(f"{namespace}::{name}", device, torch.float32)
+        for name, (save, backward) in gradients.items():
+            torch.library.register_autograd(f"{namespace}::{name}", backward, setup_context=save)

@@ -23,6 +23,7 @@ from sparseprune.ops.bitmask import BITMASK
 from sparseprune.ops.csr_checks import check_packed
 from sparseprune.ops.linear import LinearFormat
 from sparseprune.ops.products import multiply
+from sparseprune.ops.registration import register
 from sparseprune.ops.sell import SELL
 from sparseprune.program.checks import check_program
 from sparseprune.program.shapes import output_shapes
@@ -307,14 +308,9 @@ def _run_fake(inputs: Weights, weights: Weights, program: str) -> list[Tensor]:
     return [inputs[0].new_empty(shape) for shape in check(inputs, weights, parse(program))]
 
 
-def _register(namespace: str) -> None:
-    op = f"{namespace}::run"
-    torch.library.define(op, SCHEMA)
-    torch.library.register_kernel(op, "default", run_reference)
-    torch.library.register_fake(op, _run_fake)
-    for device in ("cpu", "cuda"):  # the kernels hold float32: autocast must not hand them less
-        torch.library.register_autocast(op, device, torch.float32)
-
-
-_register("sparseprune")
-_register("sparseprune_reference")
+register(
+    ("sparseprune", "sparseprune_reference"),
+    {"run": SCHEMA},
+    {"run": (run_reference, _run_fake)},
+    autocast=("run",),
+)

@@ -13,6 +13,7 @@ import time
 import torch
 from torch import Tensor
 
+from sparseprune.ops.registration import register
 from sparseprune.ops.run import Weights, check, one_by_one, parse
 
 SCHEMA = "(Tensor[] inputs, Tensor[] weights, str program) -> Tensor"
@@ -32,14 +33,9 @@ def _run_times_fake(inputs: Weights, weights: Weights, program: str) -> Tensor:
     return torch.empty(len(steps), dtype=torch.float64)
 
 
-def _register(namespace: str) -> None:
-    op = f"{namespace}::run_times"
-    torch.library.define(op, SCHEMA)
-    torch.library.register_kernel(op, "default", run_times_reference)
-    torch.library.register_fake(op, _run_times_fake)
-    for device in ("cpu", "cuda"):  # as for run
-        torch.library.register_autocast(op, device, torch.float32)
-
-
-_register("sparseprune")
-_register("sparseprune_reference")
+register(
+    ("sparseprune", "sparseprune_reference"),
+    {"run_times": SCHEMA},
+    {"run_times": (run_times_reference, _run_times_fake)},
+    autocast=("run_times",),
+)

@@ -17,7 +17,7 @@ from problems import CONV, LINEAR, ConvProblem, LinearProblem, dense_conv2d, den
 from torch import Tensor
 
 from sparseprune import backends
-from sparseprune.formats import FORMATS, Block, Format, PackedWeight
+from sparseprune.formats import FORMATS, Block, Format, Nm, PackedWeight
 
 DEVICE = torch.device(os.environ.get("SPARSEPRUNE_TEST_DEVICE", "cuda"))
 if DEVICE.type == "cuda" and not torch.cuda.is_available():
@@ -28,8 +28,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 """Relative to the sum of the magnitudes of all products; 16-bit outputs are rounded once."""
 
 SQUARES = tuple(Block(side, side) for side in (16, 32, 64))
-EVERY: tuple[Format, ...] = (*FORMATS, *SQUARES, Block(8, 24))
-"""Formats with the grids that tensor cores multiply, and one that only Triton does."""
+EVERY: tuple[Format, ...] = (*FORMATS, *SQUARES, Block(8, 24), Nm(2, 4))
+"""Formats with the grids and the n:m that tensor cores multiply, and one that only Triton does."""
 HELD = tuple((f, d) for f in EVERY for d in DTYPES if not f.refuses(torch.zeros(1, 1, dtype=d)))
 """Every format with every dtype that it holds."""
 
@@ -61,9 +61,17 @@ CONVS = (
 
 
 def backends_of(fmt: Format, problem: str = "rows_65") -> list[str]:
-    """Names of the backends that serve what this format packs here, the reference last."""
-    found = [b.name for b in backends.BACKENDS if not b.refuses(DEVICE, fmt.stem, fmt.lacking)]
-    return [name for name in found if name != "triton" or problem in BY_TRITON]
+    """Names of the backends that serve what this format packs here, the reference last.
+
+    Those that time alone chooses have files of their own.
+    """
+    found = [
+        b.name
+        for b in backends.BACKENDS
+        if not b.by_time and not b.refuses(DEVICE, fmt.stem, fmt.lacking)
+    ]
+    by_triton = problem in BY_TRITON and fmt.name != "nm/2:4"  # other n:m are the same code
+    return [name for name in found if name != "triton" or by_triton]
 
 
 def stored(packed: PackedWeight) -> Tensor | None:

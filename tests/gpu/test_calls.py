@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from on_device import DEVICE, DTYPES, EVERY, assert_close, backends_of, magnitudes_linear
-from problems import dense_linear, sparse_weight
+from problems import dense_linear, fitting, sparse_weight
 from torch import Tensor, nn
 
 from sparseprune import backends, convert, load, prune, save
@@ -20,7 +20,8 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="a matter of 
 def packed_layer(fmt: Format, device: torch.device) -> tuple[PackedWeight, Tensor, Tensor]:
     """A packed weight of 160 x 192 with its input and the float64 result."""
     g = torch.Generator().manual_seed(7)
-    weight, x = sparse_weight((160, 192), 0.3, g), torch.randn(5, 192, generator=g)
+    weight = fitting(fmt, sparse_weight((160, 192), 0.3, g))
+    x = torch.randn(5, 192, generator=g)
     return fmt.settled(weight).pack(weight.to(device)), x.to(device), dense_linear(x, weight, None)
 
 

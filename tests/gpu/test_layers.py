@@ -17,7 +17,7 @@ from on_device import (
     tensors,
     there,
 )
-from problems import ConvProblem, LinearProblem, dense_conv2d, dense_linear
+from problems import ConvProblem, LinearProblem, dense_conv2d, dense_linear, fitting
 
 from sparseprune.formats import Format
 
@@ -30,6 +30,7 @@ every_format = pytest.mark.parametrize(
 @pytest.mark.parametrize("problem", LINEARS, ids=str)
 def test_linear(fmt: Format, dtype: torch.dtype, problem: LinearProblem) -> None:
     x, weight, bias = tensors(problem, dtype)
+    weight = fitting(fmt, weight)
     fmt = fmt.settled(weight)
     packed = fmt.pack(weight.to(DEVICE))
     expected, scale = exact_linear(problem, dtype)
@@ -51,6 +52,7 @@ def test_linear(fmt: Format, dtype: torch.dtype, problem: LinearProblem) -> None
 @pytest.mark.parametrize("problem", CONVS, ids=str)
 def test_conv2d(fmt: Format, dtype: torch.dtype, problem: ConvProblem) -> None:
     x, weight, bias = tensors(problem, dtype)
+    weight = fitting(fmt, weight, problem.groups)
     matrix = weight.flatten(1)
     half_csr = fmt.stem == "csr" and dtype != torch.float32  # for Linear layers alone
     if half_csr or "Conv2d" not in fmt.serves or fmt.refuses(matrix, problem.groups):

@@ -1,5 +1,6 @@
 // How a stage in shared memory is multiplied: 16-bit types by tensor cores, float by FMA.
 #pragma once
+#include "kernels/cuda/add_parts.cuh"
 #include "kernels/cuda/block_index.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -39,8 +40,12 @@ class TensorCores {
   // All sums of the tile to a Store (io.cuh), each once.
   template <typename Store>
   __device__ void finish(char* shared, const Store& store) {
-    if constexpr (Tile::kWarpsK > 1)
-      if (!add_warps(reinterpret_cast<float*>(shared))) return;
+    if constexpr (Tile::kWarpsK > 1) {
+      static_assert(kWarps == Tile::kWarpsK, "all warps share one tile");
+      static_assert(sizeof(sums_) * kThreads <= Tile::kStages * Tile::kStageBytes);
+      float* room = reinterpret_cast<float*>(shared);
+      if (!add_parts<kThreads, Tile::kWarpsK>(sums_, room)) return;
+    }
     const Share share = share_of<Tile>(threadIdx.x / 32);
 #pragma unroll
     for (int m = 0; m < kMs; ++m)
@@ -57,26 +62,6 @@ class TensorCores {
  private:
   static constexpr int kSteps = kStage<T> / mma::kK;  // of a stage
   static constexpr int kMs = Tile::kWarpTokens / mma::kM, kNs = Tile::kWarpRows / mma::kN;
-  static constexpr int kSums = kMs * kNs * mma::kCRegs;
-
-  // The warps' parts of k in their order, by the warps of the first part; true for those.
-  __device__ bool add_warps(float* parts) {
-    static_assert(Tile::kWarpsK == 1 || kWarps == Tile::kWarpsK, "all warps share one tile");
-    static_assert(Tile::kWarpsK * kSums * 32 * 4 <= Tile::kStages * Tile::kStageBytes);
-    float* own = parts + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) own[i * kThreads] = sum(i);
-    __syncthreads();
-    if (threadIdx.x >= 32) return false;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i)
-#pragma unroll
-      for (int part = 1; part < Tile::kWarpsK; ++part) sum(i) += own[i * kThreads + part * 32];
-    return true;
-  }
-  __device__ float& sum(int i) {
-    return sums_[i / (kNs * mma::kCRegs)][i / mma::kCRegs % kNs][i % mma::kCRegs];
-  }
 
   float sums_[kMs][kNs][mma::kCRegs] = {};
 };

@@ -1,5 +1,6 @@
 // How a stage in shared memory is multiplied: 16-bit types by sparse tensor cores, float by FMA.
 #pragma once
+#include "kernels/cuda/add_parts.cuh"
 #include "kernels/cuda/nm_index.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -28,8 +29,11 @@ class SparseTensorCores {
   // All sums of the tile to a Store (io.cuh), each once.
   template <typename Store>
   __device__ void finish(char* shared, const Store& store) {
-    if constexpr (Tile::kWarpsK > 1)
-      if (!add_warps(reinterpret_cast<float*>(shared))) return;
+    if constexpr (Tile::kWarpsK > 1) {
+      static_assert(sizeof(sums_) * Tile::kThreads <= Tile::kStages * Tile::kStageBytes);
+      float* room = reinterpret_cast<float*>(shared);
+      if (!add_parts<Tile::kThreads, Tile::kWarpsK>(sums_, room)) return;
+    }
     const Share share = share_of<Tile>(threadIdx.x / 32);
     const int lane = threadIdx.x % 32;
     const bool first = gives_first(lane);
@@ -52,7 +56,6 @@ class SparseTensorCores {
   static constexpr int kSlabSteps = kStage<T> / mma::kSparseK;
   static constexpr int kMySteps = Tile::kSlabs * kSlabSteps / Tile::kWarpsK;
   static constexpr int kMs = Tile::kWarpRows / mma::kM, kNs = Tile::kWarpTokens / mma::kN;
-  static constexpr int kSums = kMs * kNs * mma::kCRegs;
   static_assert(kMySteps * Tile::kWarpsK == Tile::kSlabs * kSlabSteps, "warps share k evenly");
 
   // 32 columns, the `half`-th of the slab's.
@@ -76,25 +79,6 @@ class SparseTensorCores {
 #pragma unroll
       for (int m = 0; m < kMs; ++m) multiply_add_sparse(sums_[m][n], a[m], b, places[m], T{});
     }
-  }
-
-  // The warps' parts of k in their order, by the warps of the first part; true for those.
-  __device__ bool add_warps(float* parts) {
-    static_assert(kSums * Tile::kThreads * 4 <= Tile::kStages * Tile::kStageBytes);
-    constexpr int kPart = Tile::kThreads / Tile::kWarpsK;  // threads
-    float* own = parts + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) own[i * Tile::kThreads] = sum(i);
-    __syncthreads();
-    if (threadIdx.x >= kPart) return false;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i)
-#pragma unroll
-      for (int k = 1; k < Tile::kWarpsK; ++k) sum(i) += own[i * Tile::kThreads + k * kPart];
-    return true;
-  }
-  __device__ float& sum(int i) {
-    return sums_[i / (kNs * mma::kCRegs)][i / mma::kCRegs % kNs][i % mma::kCRegs];
   }
 
   float sums_[kMs][kNs][mma::kCRegs] = {};
