@@ -70,9 +70,9 @@ def _order(kept: Tensor) -> Tensor:
     def score(shared: Tensor, one: Tensor, two: Tensor) -> Tensor:
         return shared - one * two / block
 
-    pairs = csr_match.pairs(kept, score)
-    first, second = csr_match.of_each(kept, pairs)
-    of_pairs = csr_match.pairs(first | second, score).flatten(1)
+    pairs, _ = csr_match.pairs(kept, score)
+    one, two = (kept.gather(1, r[..., None].expand(-1, -1, block)) for r in pairs.unbind(-1))
+    of_pairs = csr_match.pairs(one | two, score)[0].flatten(1)
     order = pairs.gather(1, of_pairs[..., None].expand_as(pairs))
     order = order.view(blocks, rows // SEGMENT, SEGMENT)
     return (order + torch.arange(0, rows, SEGMENT, device=kept.device)[:, None]).flatten(1)

@@ -11,11 +11,14 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Worth of pairs, by the columns that they share and those of the one row and of the other."""
 
 
-def pairs(kept: Tensor, score: Score) -> Tensor:
+def pairs(kept: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """Pairs [segments, rows // 2, 2] of the rows of each segment, of kept [segments, rows, block].
 
     Greedy: the row with the most columns takes the one with which it scores most; they are stored
     in this order. The last of an odd number of rows is in no pair.
+
+    Returns:
+        The pairs, and how many columns each of them shares [segments, rows // 2].
     """
     count = kept.sum(-1)
     order = count.sort(dim=-1, descending=True, stable=True).indices
@@ -34,10 +37,5 @@ def pairs(kept: Tensor, score: Score) -> Tensor:
         found.append(torch.stack([one, two], -1))
     empty = count.new_zeros(len(kept), 0, 2)
     pairs = torch.stack(found, 1) if found else empty
-    return order.gather(1, pairs.flatten(1)).view_as(pairs)
-
-
-def of_each(kept: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """What the first and the second of these pairs have, of kept [segments, rows, block]."""
-    index = pairs[..., None].expand(-1, -1, -1, kept.shape[-1])
-    return kept.gather(1, index[:, :, 0]), kept.gather(1, index[:, :, 1])
+    both = shared[at[:, None], pairs[..., 0], pairs[..., 1]].long()
+    return order.gather(1, pairs.flatten(1)).view_as(pairs), both

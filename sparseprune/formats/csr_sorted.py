@@ -71,11 +71,10 @@ def _match(kept: Tensor) -> Tensor:
     The first of a pair has fewer columns for itself; a last row is both of its.
     """
     rows = kept.shape[1]
-    pairs = csr_match.pairs(kept, _score).flip(-1)  # the one found first has as many or more
-    first, second = csr_match.of_each(kept, pairs)
-    both = first & second
-    counts = [part.sum(-1) for part in (both, first & ~both, second & ~both)]
-    key = (counts[0] << 16) + (counts[1] << 8) + counts[2]
+    pairs, both = csr_match.pairs(kept, _score)
+    pairs = pairs.flip(-1)  # the one found first has as many or more
+    alone = kept.sum(-1).gather(1, pairs.flatten(1)).view_as(pairs) - both[..., None]
+    key = (both << 16) + (alone[..., 0] << 8) + alone[..., 1]
     pairs = pairs.gather(1, key.sort(dim=-1, stable=True).indices[..., None].expand_as(pairs))
     if rows % 2:
         last = rows * (rows - 1) // 2 - pairs.sum((1, 2))  # the one that no pair has
