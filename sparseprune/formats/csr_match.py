@@ -36,6 +36,6 @@ def pairs(kept: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         free[at, two] = False
         found.append(torch.stack([one, two], -1))
     empty = count.new_zeros(len(kept), 0, 2)
-    pairs = torch.stack(found, 1) if found else empty
-    both = shared[at[:, None], pairs[..., 0], pairs[..., 1]].long()
-    return order.gather(1, pairs.flatten(1)).view_as(pairs), both
+    places = torch.stack(found, 1) if found else empty
+    both = shared[at[:, None], places[..., 0], places[..., 1]].long()
+    return order.gather(1, places.flatten(1)).view_as(places), both
