@@ -223,6 +223,8 @@ LINEAR = [
         for rows in (1, 8, 16, 24, 47, 64, 80, 129)
         for n in (1, 2, 3, 4)
     ),
+    LinearProblem("one_segment", rows=64, density=0.5),
+    LinearProblem("whole_segments", rows=192, cols=300, batch=(70,)),
     LinearProblem("many_threads", rows=130, cols=300, batch=(150,)),
     LinearProblem("many_threads_one_token", rows=700, cols=500, batch=(1,)),
 ]
@@ -254,7 +256,10 @@ CONV = [
     ConvProblem("groups_2", groups=2, rows=8),
     ConvProblem("groups_3", groups=3, rows=12, channels=9),
     ConvProblem("groups_2_of_odd_rows", groups=2, rows=6),
+    ConvProblem("groups_2_of_64_rows", groups=2, rows=128, channels=4, size=(4, 5)),
+    ConvProblem("groups_2_of_96_rows", groups=2, rows=192, channels=4, size=(4, 5)),
     ConvProblem("groups_2_of_128_rows", groups=2, rows=256, channels=4, size=(4, 5)),
+    ConvProblem("whole_segments", rows=192, channels=30, size=(9, 10), density=0.4),
     ConvProblem("depthwise", groups=8, rows=8, density=0.7),
     ConvProblem("depthwise_times_4", groups=8, rows=32, density=0.7, stride=(2, 2)),
     ConvProblem("one_output", rows=1),

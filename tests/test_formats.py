@@ -87,6 +87,27 @@ def test_groups_layout_is_as_documented() -> None:
     assert starts == [[0, 0], [6, 4]]
 
 
+def test_groups_of_whole_segments_have_rows_that_share_columns() -> None:
+    weight = torch.zeros(128, 32)
+    of = torch.arange(128) * 7 % 16  # four rows of every segment share their two columns
+    weight[torch.arange(128), 2 * of] = weight[torch.arange(128), 2 * of + 1] = 1.0
+    packed = Csr("groups", 32).pack(weight)
+    numbers, counts = packed.counts[0, :, :4].long(), packed.counts[0, :, 4:]
+    assert numbers.view(2, 64).sort(-1).values.tolist() == [list(range(64))] * 2
+    rows = numbers + torch.arange(32)[:, None] // 16 * 64
+    assert (of[rows] == of[rows[:, :1]]).all()
+    assert counts.tolist() == [[*[0] * 14, 2]] * 32
+
+
+def test_groups_of_whole_segments_load_fewer_columns() -> None:
+    weight = sparse_weight((128, 256), 0.3, torch.Generator().manual_seed(3))
+    numbered, in_order = (Csr("groups").pack(weight, groups) for groups in (2, 4))
+    assert (numbered.counts.shape[-1], in_order.counts.shape[-1]) == (19, 15)
+    assert numbered.columns.numel() < 0.95 * in_order.columns.numel()
+    for packed in (numbered, in_order):
+        assert torch.equal(packed.unpack(), weight)
+
+
 def test_bitmask_layout_is_as_documented() -> None:
     packed = Bitmask().pack(torch.tensor([[1.0, 0, 5], [0, 3, 0], [2, 4, 0]]))
     values, masks, starts = (b.tolist() for b in packed.buffers())

@@ -142,6 +142,47 @@ def test_values_past_the_last_row_are_refused(tmp_path: Path) -> None:
         csr_check.check(weight)
 
 
+def wrong_numbers(change: Callable[[Tensor], None]) -> str:
+    """What the check says of numbered groups of 128 rows whose counts [groups, 19] were changed."""
+    weight = Csr("groups").pack(torch.eye(128, 8))
+    csr_check.check(weight)
+    change(weight.counts[0])
+    with pytest.raises(ValueError, match="csr_check: packed weight must be") as refusal:
+        csr_check.check(weight)
+    return str(refusal.value)
+
+
+def test_numbers_that_a_kernel_would_leave_its_memory_with_are_refused() -> None:
+    def twice(groups: Tensor) -> None:
+        groups[3, 1] = groups[4, 1]
+
+    def of_another_segment(groups: Tensor) -> None:
+        groups[3, 1] += 64
+
+    def unlike_starts(groups: Tensor) -> None:
+        groups[0, 4] += 1
+
+    assert "rows that do not each occur once" in wrong_numbers(twice)
+    assert "a row outside its segment of 64" in wrong_numbers(of_another_segment)
+    assert "starts that contradict counts" in wrong_numbers(unlike_starts)
+
+
+def test_numbered_groups_of_broken_segments_are_refused() -> None:
+    weight = Csr("groups").pack(torch.zeros(128, 8))
+    weight.rows = 124
+    weight.counts, weight.starts = weight.counts[:, :31].contiguous(), weight.starts[:32]
+    with pytest.raises(ValueError, match="60 rows past their last segment"):
+        csr_check.check(weight)
+
+
+def test_segments_stay_in_one_group_of_a_convolution() -> None:
+    weight = Csr("groups").pack(torch.eye(128, 8))
+    csr_check.check_groups(weight, 2)
+    with pytest.raises(ValueError, match="divisible by 4 groups, each by 64"):
+        csr_check.check_groups(weight, 4)
+    csr_check.check_groups(Csr("groups").pack(torch.eye(128, 8), 4), 4)
+
+
 def wrong_pairs(change: Callable[[Tensor], None]) -> str:
     """What the check says of 5 rows in sorted pairs whose counts were changed."""
     weight = torch.zeros(5, 8)
@@ -181,7 +222,7 @@ def test_pairs_that_a_kernel_would_leave_its_memory_with_are_refused() -> None:
 
 def test_random_packed_weights_pass_the_check_or_are_refused() -> None:
     chance = torch.Generator().manual_seed(0)
-    for rows, cols in [(0, 5), (5, 0), (1, 1), (3, 17), (130, 250), (7, 700)]:
+    for rows, cols in [(0, 5), (5, 0), (1, 1), (3, 17), (130, 250), (7, 700), (128, 90)]:
         for layout in ("rows", "groups", "sorted"):
             dense = torch.randn(rows, cols, generator=chance)
             weight = Csr(layout).pack(dense * (torch.rand(rows, cols, generator=chance) < 0.3))

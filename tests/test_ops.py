@@ -289,6 +289,23 @@ def test_bound_rows_stay_in_one_group(namespace: str, layout: str) -> None:
             run(*args.values())
 
 
+@every_namespace
+def test_segments_stay_in_one_group(namespace: str) -> None:
+    """The same where groups of rows are numbered within segments of 64."""
+    args = arguments("csr_conv2d", "groups")
+    packed = Csr("groups").pack(torch.eye(128, 18))
+    args |= dict(zip(("values", "columns", "counts", "starts"), packed.packed(), strict=True))
+    args |= {"rows": 128, "bias": None, "groups": 4, "x": torch.randn(2, 12, 7, 8)}
+    run = overload(namespace, "csr_conv2d")
+    with pytest.raises(RuntimeError, match="csr_conv2d: outputs per group must divide by 64"):
+        run(*args.values())
+    args |= {"groups": 2, "x": torch.randn(2, 6, 7, 8)}
+    assert run(*args.values()).shape[1] == 128
+    args |= {"rows": 124, "groups": 1, "x": torch.randn(2, 3, 7, 8)}
+    with pytest.raises(RuntimeError, match=r"csr_conv2d: (rows|counts) must"):
+        run(*args.values())
+
+
 @every_layout
 @pytest.mark.parametrize("op", BAD)
 @pytest.mark.usefixtures("no_fallback")

@@ -1,6 +1,6 @@
 // Where the time of one csr tile goes: 64 tokens of a 1024 x 1024 layer, one thread, median of 30;
-// six weights in turn, so that no branch predictor knows them by heart. Rows of csr/sorted are
-// paired by count alone (pack.h), not by what they share.
+// six weights in turn, so that no branch predictor knows them by heart. Rows of csr/groups are
+// in order and those of csr/sorted paired by count alone (pack.h), not joined by what they share.
 //   phases > benchmarks/results/phases-<cpu>.csv
 #include <algorithm>
 #include <array>

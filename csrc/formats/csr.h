@@ -26,19 +26,28 @@ using CsrRows = CsrRowsOf<float>;
 //   of     [. c . .]     pattern 6  (rows 1 and 2)   columns [1]    values [c d]
 //   four   [. d . e]     pattern 13 (rows 0, 2, 3)   columns [2 ..
 //
+// Which rows a group has: four that follow each other or, where groups are numbered, any four of a
+// segment, chosen anew in every block so that they share many columns. Their numbers within the
+// segment stand before the counts, and rows are whole segments.
+//
 // Order of everything: block, group, pattern, column, row.
 struct CsrGroups {
   static constexpr int kRows = 4;
   static constexpr int kPatterns = 15;
+  static constexpr int kNumbered = kRows + kPatterns;
+  static constexpr int kSegment = 64;    // rows
   static constexpr int kMaxBlock = 255;  // a count of columns fits in a byte
 
-  const float* values;     // [nonzeros]
-  const uint8_t* columns;  // [distinct (group, column) pairs], column within its block
-  const uint8_t* counts;   // [blocks, groups, 15], columns of each pattern
-  const int32_t* starts;   // [blocks * groups + 1, 2], where a cell's values and columns begin
-  int64_t rows, cols;      // dense shape
-  int64_t block;           // columns per block, <= kMaxBlock
+  const float* values;       // [nonzeros]
+  const uint8_t* columns;    // [distinct (group, column) pairs], column within its block
+  const uint8_t* counts;     // [blocks, groups, cell], columns of each pattern
+  const int32_t* starts;     // [blocks * groups + 1, 2], where a cell's values and columns begin
+  int64_t rows, cols;        // dense shape
+  int64_t block;             // columns per block, <= kMaxBlock
+  int64_t cell = kPatterns;  // or kNumbered
 
+  constexpr bool numbered() const { return cell == kNumbered; }
+  constexpr int64_t unit() const { return numbered() ? kSegment : kRows; }  // rows that go together
   constexpr int64_t groups() const { return (rows + kRows - 1) / kRows; }
   constexpr int64_t blocks() const { return (cols + block - 1) / block; }
 };

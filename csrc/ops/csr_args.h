@@ -68,16 +68,19 @@ inline Csr view_csr(const char* op, const Tensor& x, const CsrTensors& t, int64_
   check_packed(op, "values", t.values, x, ScalarType::Float, 0);
   if (block == 0) return view_rows<float>(op, x, t, rows, cols);
   const int64_t last = t.counts.dim() == 3 ? t.counts.size(2) : 0;
-  check(last == CsrGroups::kPatterns || last == CsrSorted::kPair, op,
-        ": counts must be [blocks, groups, 15] or [blocks, pairs, 5], as made by Csr.pack");
+  check(last == CsrGroups::kPatterns || last == CsrGroups::kNumbered || last == CsrSorted::kPair,
+        op,
+        ": counts must be [blocks, groups, 15 or 19] or [blocks, pairs, 5], as made by Csr.pack");
   if (last == CsrSorted::kPair) {
     const CsrSorted w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
     const int64_t cells = w.blocks() * w.segments();
     return view_blocks(op, x, t, w.blocks() * w.pairs() * w.kPair, 2 * (cells + 1), w);
   }
-  const CsrGroups w{nullptr, nullptr, nullptr, nullptr, rows, cols, block};
+  const CsrGroups w{nullptr, nullptr, nullptr, nullptr, rows, cols, block, last};
+  check(rows % w.unit() == 0 || !w.numbered(), op, ": rows must be whole segments of ",
+        CsrGroups::kSegment, ", as made by Csr.pack, got ", rows);
   const int64_t cells = w.blocks() * w.groups();
-  return view_blocks(op, x, t, cells * w.kPatterns, 2 * (cells + 1), w);
+  return view_blocks(op, x, t, cells * w.cell, 2 * (cells + 1), w);
 }
 
 inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, int64_t cols,
@@ -108,7 +111,7 @@ inline Conv2dShape conv2d_shape(const char* op, const Tensor& x, int64_t rows, i
 
 // Rows of a layout that must not belong to two groups of a convolution.
 inline int64_t bound_rows(const CsrRows&) { return 1; }
-inline int64_t bound_rows(const CsrGroups&) { return CsrGroups::kRows; }
+inline int64_t bound_rows(const CsrGroups& w) { return w.unit(); }
 inline int64_t bound_rows(const CsrSorted&) { return CsrSorted::kRows; }
 
 template <typename W>

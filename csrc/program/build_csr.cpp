@@ -24,14 +24,17 @@ W view(const Step& s, const std::vector<Weight>& weights) {
   if constexpr (std::is_same_v<W, CsrRows>)
     return {data<float>(t[kValues]), data<uint16_t>(t[kColumns]), data<int32_t>(t[kStarts]), s.rows,
             s.cols};
-  else
-    return {data<float>(t[kValues]),
-            data<uint8_t>(t[kColumns]),
-            data<uint8_t>(t[kCounts]),
-            data<int32_t>(t[kStarts]),
-            s.rows,
-            s.cols,
-            s.block};
+  else {
+    W w{data<float>(t[kValues]),
+        data<uint8_t>(t[kColumns]),
+        data<uint8_t>(t[kCounts]),
+        data<int32_t>(t[kStarts]),
+        s.rows,
+        s.cols,
+        s.block};
+    if constexpr (std::is_same_v<W, CsrGroups>) w.cell = t[kCounts].last;
+    return w;
+  }
 }
 
 const float* bias(const Step& s, const std::vector<Weight>& weights) {
@@ -125,8 +128,8 @@ void Builder::csr(size_t step) {
       weights_[s.tensors].numel * y.planes.images * (y.rows_form ? 1 : y.planes.lanes());
   if (y.rows_form) return csr_gather(s);
   if (s.block == 0) return csr_panels<CsrRows>(s, taps);
-  if (last == CsrGroups::kPatterns) return csr_panels<CsrGroups>(s, taps);
-  return csr_panels<CsrSorted>(s, taps);
+  if (last == CsrSorted::kPair) return csr_panels<CsrSorted>(s, taps);
+  return csr_panels<CsrGroups>(s, taps);
 }
 
 template <typename W>

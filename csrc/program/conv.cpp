@@ -20,7 +20,7 @@ std::vector<Weight> tensors(const CsrRows& w, const float* bias) {
 std::vector<Weight> tensors(const CsrGroups& w, const float* bias) {
   return {{w.values, w.starts[2 * w.blocks() * w.groups()], 0},
           {w.columns, 0, 0},
-          {w.counts, 0, w.kPatterns},
+          {w.counts, 0, w.cell},
           {w.starts, 0, 0},
           {bias, w.rows, w.rows}};
 }

@@ -77,10 +77,10 @@ class Csr(Format):
         reason = self.refuses(weight, groups)
         if reason:
             raise bad("Csr.pack", "weight", "one that the format holds", reason, "keep it dense")
-        packed = _joined(list(self._pieces(weight.detach())))
+        packed = _joined(list(self._pieces(weight.detach(), groups)))
         return CsrWeight(self.layout, *weight.shape, **packed).use()
 
-    def _pieces(self, weight: Tensor) -> Iterator[dict[str, Any]]:
+    def _pieces(self, weight: Tensor, groups: int) -> Iterator[dict[str, Any]]:
         """The buffers of rows, or of columns in whole blocks, in the order in which they lie."""
         rows, cols = weight.shape
         if self.layout == "rows":
@@ -89,7 +89,10 @@ class Csr(Format):
         block = self.block or block_width(cols)
         width = block * max(1, PIECE // max(1, rows * block))
         for piece in weight.split(width, dim=1):
-            yield LAYOUTS[self.layout].pack(piece, block)
+            if self.layout == "groups":
+                yield csr_groups.pack(piece, block, groups)
+            else:
+                yield csr_sorted.pack(piece, block)
 
 
 def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
@@ -235,7 +238,17 @@ def entries(
         return csr_rows.entries(columns, starts, rows)
     if counts.shape[-1] == csr_sorted.PAIR:
         return csr_sorted.entries(columns, counts, rows, block)
-    return csr_groups.entries(columns, counts, rows, block)
+    return csr_groups.entries(columns, counts, block)
+
+
+def bound_rows(counts: Tensor) -> int:
+    """Rows that must not belong to two groups of a convolution, by the counts of a weight."""
+    last = counts.shape[-1]  # may be symbolic, which no dictionary finds
+    if last == csr_sorted.PAIR:
+        return csr_sorted.BOUND_ROWS
+    if last == csr_groups.NUMBERED:
+        return csr_groups.SEGMENT
+    return csr_groups.BOUND_ROWS if last == csr_groups.PATTERNS else csr_rows.BOUND_ROWS
 
 
 def unpack(

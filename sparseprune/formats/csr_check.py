@@ -8,7 +8,7 @@ from torch import Tensor
 from sparseprune.errors import bad
 from sparseprune.formats import csr_groups, csr_sorted
 from sparseprune.formats.base import DTYPES, PackedWeight
-from sparseprune.formats.csr import LAYOUTS, CsrWeight
+from sparseprune.formats.csr import LAYOUTS, CsrWeight, bound_rows
 from sparseprune.formats.csr_blocks import MAX_BLOCK
 
 MAX_WEIGHTS = 2**31
@@ -36,7 +36,7 @@ def check_groups(weight: PackedWeight, groups: int) -> None:
     Raises:
         ValueError: rows that a kernel handles together belong to two groups.
     """
-    bound: int = LAYOUTS[weight.layout].BOUND_ROWS if isinstance(weight, CsrWeight) else 1
+    bound = bound_rows(weight.counts) if isinstance(weight, CsrWeight) else 1
     if weight.rows % groups or (groups > 1 and weight.rows // groups % bound):
         expected = f"divisible by {groups} groups, each by {bound}"
         raise bad("csr_check", "rows", expected, weight.rows, "pack it again")
@@ -62,12 +62,13 @@ def _wrong_types(weight: CsrWeight) -> str | None:
     nonzeros, rows = weight.values.numel(), weight.rows
     blocks = -(-weight.cols // weight.block) if weight.block else 0
     cells = blocks * _bundles(weight)
+    numbered = weight.counts.shape[-1:] == (csr_groups.NUMBERED,)
     index, columns, counts, starts = {
         "rows": (torch.uint16, (nonzeros,), (0,), (rows + 1,)),
         "groups": (
             torch.uint8,
             (weight.columns.numel(),),
-            (blocks, _bundles(weight), csr_groups.PATTERNS),
+            (blocks, _bundles(weight), csr_groups.NUMBERED if numbered else csr_groups.PATTERNS),
             (cells + 1, 2),
         ),
         "sorted": (
@@ -108,7 +109,7 @@ def _wrong_rows(weight: CsrWeight) -> str | None:
 
 
 def _wrong_groups(weight: CsrWeight) -> str | None:
-    counts = weight.counts.long()
+    counts = weight.counts[..., -csr_groups.PATTERNS :].long()
     pattern = torch.arange(1, csr_groups.PATTERNS + 1, device=counts.device)
     rows_of = torch.stack([pattern >> bit & 1 for bit in range(csr_groups.BOUND_ROWS)]).sum(0)
     per_cell = torch.stack([(counts * rows_of).sum(-1), counts.sum(-1)], -1).view(-1, 2)
@@ -119,6 +120,14 @@ def _wrong_groups(weight: CsrWeight) -> str | None:
     over = weight.rows % csr_groups.BOUND_ROWS
     if over and counts.numel() and bool(counts[:, -1, pattern >= 1 << over].any()):
         return f"values in rows past {weight.rows}"
+    if weight.counts.shape[-1] == csr_groups.NUMBERED:
+        if over_segment := weight.rows % csr_groups.SEGMENT:
+            return f"numbered groups with {over_segment} rows past their last segment"
+        if bool((weight.counts[..., : csr_groups.BOUND_ROWS] >= csr_groups.SEGMENT).any()):
+            return f"a row outside its segment of {csr_groups.SEGMENT}"
+        rows = csr_groups.rows_of(weight.counts).flatten(1)
+        if bool((rows.sort(-1).values != torch.arange(weight.rows, device=rows.device)).any()):
+            return "rows that do not each occur once in their segment"
     return _wrong_columns(weight, weight.starts[:, 1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseprune.formats import csr_match
 from sparseprune.formats.csr_blocks import L1_COLUMNS
 
 MAX_COLS = 1 << 31
@@ -67,33 +68,22 @@ def _pairs(kept: Tensor) -> tuple[Tensor, Tensor]:
 def _match(kept: Tensor) -> Tensor:
     """Pairs [2, segments, pairs] of the rows of each segment, of kept [segments, rows, block].
 
-    Greedy: the row with the most columns takes the one with which it shares most, less what they
-    differ in number. The first of a pair has fewer columns for itself; a last row is both of its.
+    The first of a pair has fewer columns for itself; a last row is both of its.
     """
-    count = kept.sum(-1)
-    order = count.sort(dim=-1, descending=True, stable=True).indices
-    count = count.gather(1, order)
-    ordered = kept.gather(1, order[..., None].expand_as(kept)).float()
-    shared = ordered @ ordered.transpose(1, 2)  # whole numbers, exact
-    score = shared - UNEVEN * (count[:, :, None] - count[:, None, :]).abs()
-    free = torch.ones_like(count, dtype=torch.bool)
-    at = torch.arange(len(kept), device=kept.device)
-    found = []
-    for _ in range(kept.shape[1] // 2):
-        one = free.byte().argmax(-1)
-        free[at, one] = False
-        two = score[at, one].masked_fill(~free, -torch.inf).argmax(-1)
-        free[at, two] = False
-        found.append(torch.stack([two, one], -1))  # the one found first has as many or more
-    pairs = torch.stack(found, 1) if found else free.new_zeros(len(kept), 0, 2, dtype=torch.int64)
-    both = shared[at[:, None], pairs[..., 0], pairs[..., 1]].long()
-    alone = count.gather(1, pairs.flatten(1)).view_as(pairs) - both[..., None]
+    rows = kept.shape[1]
+    pairs, both = csr_match.pairs(kept, _score)
+    pairs = pairs.flip(-1)  # the one found first has as many or more
+    alone = kept.sum(-1).gather(1, pairs.flatten(1)).view_as(pairs) - both[..., None]
     key = (both << 16) + (alone[..., 0] << 8) + alone[..., 1]
     pairs = pairs.gather(1, key.sort(dim=-1, stable=True).indices[..., None].expand_as(pairs))
-    if kept.shape[1] % 2:
-        last = free.byte().argmax(-1)[:, None, None].expand(-1, 1, 2)
-        pairs = torch.cat([pairs, last], 1)
-    return order.gather(1, pairs.flatten(1)).view_as(pairs).permute(2, 0, 1)
+    if rows % 2:
+        last = rows * (rows - 1) // 2 - pairs.sum((1, 2))  # the one that no pair has
+        pairs = torch.cat([pairs, last[:, None, None].expand(-1, 1, 2)], 1)
+    return pairs.permute(2, 0, 1)
+
+
+def _score(shared: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    return shared - UNEVEN * (one - two).abs()
 
 
 def entries(columns: Tensor, counts: Tensor, rows: int, block: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sparseprune.formats.base import DTYPES
+from sparseprune.formats.csr import bound_rows
 from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
-from sparseprune.formats.csr_groups import PATTERNS
+from sparseprune.formats.csr_groups import NUMBERED, PATTERNS, SEGMENT
 from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
 from sparseprune.formats.csr_sorted import PAIR
 from sparseprune.ops.dtypes import check_dtype
@@ -61,8 +62,8 @@ def check_conv2d(
     op = "csr_conv2d"
     check_window(op, x, rows, cols, kernel_size, stride, padding, dilation, groups)
     check_packed(op, x, values, columns, counts, starts, bias, rows, cols, block)
-    if groups > 1 and block > 0:
-        bound = SEGMENT_ROWS if counts.shape[-1] == PAIR else GROUP_ROWS
+    if groups > 1:
+        bound = bound_rows(counts)
         torch._check(
             rows // groups % bound == 0,
             lambda: (
@@ -116,10 +117,11 @@ def check_packed(
         return
     last = counts.shape[-1] if counts.dim() == 3 else 0
     torch._check(
-        last in (PATTERNS, PAIR),
+        last in (PATTERNS, NUMBERED, PAIR) and (last != NUMBERED or rows % SEGMENT == 0),
         lambda: (
-            f"{op}: counts must be [blocks, groups, 15] or [blocks, pairs, 5], "
-            f"as made by Csr.pack, got {tuple(counts.shape)}"
+            f"{op}: counts must be [blocks, groups, 15], [blocks, groups, 19] with rows that "
+            f"divide by {SEGMENT}, or [blocks, pairs, 5], as made by Csr.pack, "
+            f"got {tuple(counts.shape)} for {rows} rows"
         ),
     )
     blocks = -(-cols // block)

@@ -15,10 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparseprune.formats.csr import CsrWeight, entries
-from sparseprune.formats.csr_groups import BOUND_ROWS as GROUP_ROWS
-from sparseprune.formats.csr_sorted import BOUND_ROWS as SEGMENT_ROWS
-from sparseprune.formats.csr_sorted import PAIR
+from sparseprune.formats.csr import CsrWeight, bound_rows, entries
 from sparseprune.ops.bitmask import BITMASK
 from sparseprune.ops.csr_checks import check_packed
 from sparseprune.ops.linear import LinearFormat
@@ -101,9 +98,9 @@ def _check_csr(step: Csr, x: Tensor, packed: Weights, bias: Tensor | None) -> No
     values, columns, counts, starts = packed
     check_packed("run", x, values, columns, counts, starts, bias,
                  step.rows, step.cols, step.block)  # fmt: skip
-    bound = SEGMENT_ROWS if counts.shape[-1] == PAIR else GROUP_ROWS
+    bound = bound_rows(counts)
     torch._check(
-        step.groups == 1 or step.block == 0 or step.rows // step.groups % bound == 0,
+        step.groups == 1 or step.rows // step.groups % bound == 0,
         lambda: (
             f"run: outputs per group must divide by {bound} in this layout, "
             f'got {step.rows // step.groups}; pack with the layout "rows"'

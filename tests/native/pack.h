@@ -45,27 +45,56 @@ inline Packed pack_rows(const Dense& w) {
   return p;
 }
 
+// A group in a block of columns.
+inline void pack_group(const Dense& w, const std::vector<int64_t>& rows, int64_t begin, int64_t end,
+                       Packed& p) {
+  for (int pattern = 1; pattern <= sparseprune::CsrGroups::kPatterns; ++pattern) {
+    uint8_t count = 0;
+    for (int64_t c = begin; c < end; ++c) {
+      int bits = 0;
+      for (size_t r = 0; r < rows.size(); ++r) bits |= (w.at(rows[r], c) != 0.f) << r;
+      if (bits != pattern) continue;
+      ++count;
+      p.columns.push_back(static_cast<uint8_t>(c - begin));
+      for (size_t r = 0; r < rows.size(); ++r)
+        if (bits >> r & 1) p.values.push_back(w.at(rows[r], c));
+    }
+    p.counts.push_back(count);
+  }
+  p.starts.push_back(size_of(p.values));
+  p.starts.push_back(size_of(p.columns));
+}
+
 inline Packed pack_groups(const Dense& w, int64_t block) {
   Packed p;
   p.starts = {0, 0};
   for (int64_t begin = 0; begin < w.cols; begin += block)
-    for (int64_t row = 0; row < w.rows; row += sparseprune::CsrGroups::kRows) {
-      for (int pattern = 1; pattern <= sparseprune::CsrGroups::kPatterns; ++pattern) {
-        uint8_t count = 0;
-        for (int64_t c = begin; c < std::min(begin + block, w.cols); ++c) {
-          int bits = 0;
-          for (int r = 0; r < sparseprune::CsrGroups::kRows; ++r)
-            bits |= (w.at(row + r, c) != 0.f) << r;
-          if (bits != pattern) continue;
-          ++count;
-          p.columns.push_back(static_cast<uint8_t>(c - begin));
-          for (int r = 0; r < sparseprune::CsrGroups::kRows; ++r)
-            if (bits >> r & 1) p.values.push_back(w.at(row + r, c));
-        }
-        p.counts.push_back(count);
+    for (int64_t row = 0; row < w.rows; row += sparseprune::CsrGroups::kRows)
+      pack_group(w, {row, row + 1, row + 2, row + 3}, begin, std::min(begin + block, w.cols), p);
+  return p;
+}
+
+// Rows of a segment by their number of columns in the block: any groups are right.
+inline Packed pack_numbered(const Dense& w, int64_t block) {
+  Packed p;
+  p.starts = {0, 0};
+  for (int64_t begin = 0; begin < w.cols; begin += block)
+    for (int64_t row = 0; row < w.rows; row += sparseprune::CsrGroups::kSegment) {
+      const int64_t end = std::min(begin + block, w.cols);
+      std::vector<std::pair<int64_t, int64_t>> list;  // columns, row
+      for (int64_t r = row; r < row + sparseprune::CsrGroups::kSegment; ++r) {
+        list.emplace_back(0, r);
+        for (int64_t c = begin; c < end; ++c) list.back().first += w.at(r, c) != 0.f;
       }
-      p.starts.push_back(size_of(p.values));
-      p.starts.push_back(size_of(p.columns));
+      std::sort(list.begin(), list.end());
+      for (size_t i = 0; i < list.size(); i += sparseprune::CsrGroups::kRows) {
+        std::vector<int64_t> rows;
+        for (int r = 0; r < sparseprune::CsrGroups::kRows; ++r) {
+          rows.push_back(list[i + r].second);
+          p.counts.push_back(static_cast<uint8_t>(rows.back() - row));
+        }
+        pack_group(w, rows, begin, end, p);
+      }
     }
   return p;
 }

@@ -45,8 +45,8 @@ void with_layouts(const Dense& dense, int64_t block, int64_t bound_rows, Against
     run(CsrRows{values.read_only(), columns.read_only(), starts.read_only(), dense.rows,
                 dense.cols});
   }
-  const auto run_blocks = [&](auto w, const Packed& p) {
-    if (bound_rows % w.kRows) return;
+  const auto run_blocks = [&](auto w, int64_t bound, const Packed& p) {
+    if (bound_rows % bound) return;
     const Guarded values(p.values, against);
     const Guarded columns(p.columns, against);
     const Guarded counts(p.counts, against);
@@ -60,10 +60,15 @@ void with_layouts(const Dense& dense, int64_t block, int64_t bound_rows, Against
     w.block = block;
     run(w);
   };
+  CsrGroups groups{};
   name("groups");
-  run_blocks(CsrGroups{}, pack_groups(dense, block));
+  run_blocks(groups, CsrGroups::kRows, pack_groups(dense, block));
+  name("numbered groups");
+  groups.cell = CsrGroups::kNumbered;
+  if (dense.rows % CsrGroups::kSegment == 0)
+    run_blocks(groups, CsrGroups::kSegment, pack_numbered(dense, block));
   name("sorted");
-  run_blocks(CsrSorted{}, pack_sorted(dense, block));
+  run_blocks(CsrSorted{}, CsrSorted::kRows, pack_sorted(dense, block));
 }
 
 // y from one thread and from three must be near the reference and bit-equal.
@@ -242,6 +247,8 @@ void check_linears(int64_t count, Random& random) {
     check_linear({rows, 33, 21, random_block(random), false}, random);
   for (int64_t cols : {1, 2, 15, 16, 17, 255, 256, 257, 511})
     check_linear({9, cols, 21, CsrGroups::kMaxBlock, true}, random);
+  for (int64_t rows : {64, 128, 192, 320})
+    check_linear({rows, 200, random.pick({21, 70}), random_block(random), true}, random);
   check_linear({700, 300, 4, 200, true}, random);  // large enough for threads
   check_linear({260, 300, 70, 150, true}, random);
   for (int64_t i = 0; i < count; ++i)
@@ -255,6 +262,8 @@ void check_convs(int64_t count, Random& random) {
   check_conv2d({70, 3, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 5}, 3, true, random);
   check_conv2d({2, 16, 25, 27, 3, 3, 1, 1, 1, 1, 1, 1, 1, 24}, 144, true, random);
   check_conv2d({1, 64, 25, 25, 3, 3, 1, 1, 1, 1, 1, 1, 64, 256}, 9, true, random);
+  check_conv2d({1, 6, 9, 11, 3, 3, 1, 1, 1, 1, 1, 1, 3, 192}, 7, true, random);
+  check_conv2d({2, 4, 9, 11, 3, 3, 1, 1, 1, 1, 1, 1, 1, 192}, 16, true, random);
   for (int64_t i = 0; i < count;) {
     const int64_t groups = random.pick({1, 1, 2, 3, 8});
     const Conv2dShape s{random.integer(1, 3),

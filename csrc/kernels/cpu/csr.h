@@ -40,7 +40,7 @@ struct CsrKernels {
                int64_t end, const CsrEnds& ends);
 
   // The same for one block of columns, groups [begin, end): panel holds that block's columns only
-  // and acc starts at row 4 * begin.
+  // and acc starts at row 4 * begin. Where groups are numbered, these are whole segments.
   void (*groups)(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
                  int64_t begin, int64_t end, const CsrEnds& ends);
 

@@ -16,7 +16,7 @@ constexpr int64_t kManyTiles = 4;          // per thread; with fewer, rows are c
 
 // What the loops below need to know of a layout: rows come in units, columns in blocks.
 inline int64_t unit(const CsrRows&) { return 1; }
-inline int64_t unit(const CsrGroups&) { return CsrGroups::kRows; }
+inline int64_t unit(const CsrGroups& w) { return w.unit(); }
 inline int64_t unit(const CsrSorted&) { return CsrSorted::kRows; }
 inline int64_t block_cols(const CsrRows& w) { return w.cols; }
 inline int64_t block_cols(const CsrGroups& w) { return w.block; }
@@ -32,7 +32,8 @@ inline int64_t nonzeros_before(const CsrGroups& w, int64_t u) {
   int64_t sum = 0;
   for (int64_t b = 0; b < w.blocks(); ++b) {
     const int32_t* cell = w.starts + 2 * b * w.groups();
-    sum += cell[2 * u] - cell[0];  // starts ends with the totals, so u == groups() is a cell too
+    // starts ends with the totals, so the one past the last group is a cell too
+    sum += cell[2 * u * (w.unit() / w.kRows)] - cell[0];
   }
   return sum;
 }
@@ -51,7 +52,8 @@ inline void multiply(const CsrRows& w, int64_t, const float* panel, int vectors,
 }
 inline void multiply(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
                      int64_t begin, int64_t end, const CsrEnds& ends) {
-  csr_kernels().groups(w, block, panel, vectors, acc, begin, end, ends);
+  const int64_t each = w.unit() / w.kRows;
+  csr_kernels().groups(w, block, panel, vectors, acc, begin * each, end * each, ends);
 }
 inline void multiply(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
                      int64_t begin, int64_t end, const CsrEnds& ends) {

@@ -65,37 +65,48 @@ __global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* 
   }
 }
 
-// A warp per (token, group of four rows): lanes share the columns of each pattern.
+// A warp per (token, rows that go together: a group or a segment of groups): lanes share the
+// columns of each pattern.
 template <typename Access>
 __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias,
                          Clamp clamp) {
+  __shared__ float sums[kWarpsPerBlock][CsrGroups::kSegment];
   const int64_t warps = int64_t{gridDim.x} * kWarpsPerBlock, groups = w.groups();
-  const int lane = threadIdx.x % kWarp;
-  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * groups;
+  const int64_t units = (w.rows + w.unit() - 1) / w.unit();
+  const int lane = threadIdx.x % kWarp, before = static_cast<int>(w.cell) - CsrGroups::kPatterns;
+  float* sum = sums[threadIdx.x / kWarp];
+  for (int64_t i = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp; i < tokens * units;
        i += warps) {
-    const int64_t token = i / groups, group = i % groups, row = group * CsrGroups::kRows;
-    float sum[CsrGroups::kRows] = {};
+    const int64_t token = i / units, first = i % units * w.unit();
+    const int rows = static_cast<int>(min(w.unit(), w.rows - first));
+    for (int r = lane; r < rows; r += kWarp) sum[r] = bias ? bias[first + r] : 0.f;
+    __syncwarp();
     for (int64_t block = 0; block < w.blocks(); ++block) {
-      const int64_t cell = block * groups + group;
-      int64_t value = w.starts[2 * cell], column = w.starts[2 * cell + 1];
-      for (int pattern = 1; pattern <= CsrGroups::kPatterns; ++pattern) {
-        const int count = w.counts[cell * CsrGroups::kPatterns + pattern - 1];
-        const int width = __popc(pattern);
-        for (int n = lane; n < count; n += kWarp) {
-          const float x = access.read(token, row, block * w.block + w.columns[column + n]);
-          const float* v = w.values + value + int64_t{n} * width;
-          for (int r = 0; r < CsrGroups::kRows; ++r)
-            if (pattern >> r & 1) sum[r] += *v++ * x;
+      int64_t cell = block * groups + first / CsrGroups::kRows;
+      for (int done = 0; done < rows; done += CsrGroups::kRows, ++cell) {
+        const uint8_t* numbers = w.counts + cell * w.cell;
+        int64_t value = w.starts[2 * cell], column = w.starts[2 * cell + 1];
+        float part[CsrGroups::kRows] = {};
+        for (int pattern = 1; pattern <= CsrGroups::kPatterns; ++pattern) {
+          const int count = numbers[before + pattern - 1], width = __popc(pattern);
+          for (int n = lane; n < count; n += kWarp) {
+            const float x = access.read(token, first, block * w.block + w.columns[column + n]);
+            const float* v = w.values + value + int64_t{n} * width;
+            for (int r = 0; r < CsrGroups::kRows; ++r)
+              if (pattern >> r & 1) part[r] += *v++ * x;
+          }
+          value += int64_t{count} * width;
+          column += count;
         }
-        value += int64_t{count} * width;
-        column += count;
+        for (int r = 0; r < CsrGroups::kRows; ++r) {
+          const float total = warp_sum(part[r]);
+          if (lane == 0 && done + r < rows) sum[w.numbered() ? numbers[r] : done + r] += total;
+        }
       }
     }
-    for (int r = 0; r < CsrGroups::kRows; ++r) {
-      const float total = warp_sum(sum[r]);
-      if (lane == 0 && row + r < w.rows)
-        *access.write(token, row + r) = limit(total + (bias ? bias[row + r] : 0.f), clamp);
-    }
+    __syncwarp();
+    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = limit(sum[r], clamp);
+    __syncwarp();
   }
 }
 
