@@ -57,17 +57,48 @@ ImageOutput<T> image_output(T* y, const ImageStrides& strides, const Conv2dShape
           static_cast<int>(s.rows)};
 }
 
-// Starts kernel(args...) with that many threads and bytes of shared memory.
-template <typename Kernel, typename... Args>
-int start(Kernel kernel, int64_t thread_blocks, int threads, int shared, void* stream,
-          const Args&... args) {
+// What a launcher asks the current device.
+struct Device {
+  int processors = 0, shared_bytes = 0;  // multiprocessors; shared memory of a thread block
+  int clusters = 0;                      // whether it has them
+};
+inline cudaError_t ask(Device& of) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    if (!error) error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  get(of.processors, cudaDevAttrMultiProcessorCount);
+  get(of.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  get(of.clusters, cudaDevAttrClusterLaunch);
+  return error;
+}
+
+// Starts kernel(args...) with that many threads and bytes of shared memory; in clusters of as many
+// thread blocks (cluster.cuh).
+template <typename... Parameters, typename... Args>
+int start_clusters(void (*kernel)(Parameters...), int64_t thread_blocks, int cluster, int threads,
+                   int shared, void* stream, const Args&... args) {
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared))
     return error;
   if (thread_blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  kernel<<<static_cast<unsigned>(thread_blocks), threads, shared,
-           static_cast<cudaStream_t>(stream)>>>(args...);
-  return cudaGetLastError();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(thread_blocks);
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+template <typename Kernel, typename... Args>
+int start(Kernel kernel, int64_t thread_blocks, int threads, int shared, void* stream,
+          const Args&... args) {
+  return start_clusters(kernel, thread_blocks, 1, threads, shared, stream, args...);
 }
 
 }  // namespace sparseprune::cuda
