@@ -185,7 +185,7 @@ def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path)
 def test_bitmask_expands_in_registers_and_multiplies_all_tokens(
     architecture: str, tmp_path: Path
 ) -> None:
-    """16 columns at once: a load and half a join per position of a lane, every tile its products."""
+    """16 columns at once: a load per position of a lane, and for every tile four products."""
     kernels = [k for k in kernels_of("bitmask", architecture, tmp_path) if in_fragments(k)]
     assert sorted(map(each, kernels)) == [1, 1, 2, 2, 4, 4, 8, 8]
     for kernel in kernels:

@@ -24,8 +24,8 @@ class Bitmask(Format):
     """A bit for every position and the nonzeros in its order, float32 or half; Linear layers.
 
     In float32 4 bytes per nonzero and a bit per position are fewer than csr's 6 bytes per nonzero
-    below 94 % sparsity; weights are expanded once for four rows of input, on CUDA for eight, in half
-    for 64. On the CPU half is widened for every call.
+    below 94 % sparsity; weights are expanded once for four rows of input, on CUDA for eight, there
+    in half for 64. On the CPU half is widened for every call.
     """
 
     stem: ClassVar[str] = "bitmask"

@@ -197,8 +197,8 @@ void check_ownership(Random& random) {
            "waits for enough, and not for everything");
 }
 
-// What tensor cores multiply is W and x of the same column, and sums belong to the rows of W: by the
-// manual's fragments, each row and column of a step once.
+// Tensor cores multiply W and x of the same column: every row and column of a step has one place in
+// the fragments, and a lane's places in A and B are its rows and columns.
 void check_steps() {
   std::snprintf(running, sizeof running, "bitmask steps");
   std::vector<int> rows(kRows, 0), columns(kStep, 0);

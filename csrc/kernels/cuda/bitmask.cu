@@ -25,11 +25,13 @@ template <typename T, typename Multiply>
 int launch(const BitmaskOf<T>& w, const cuda::TokenInput<T>& in, const cuda::Finish<T>& finish,
            T* y, const Device& device, void* stream) {
   const int slabs = slabs_of(w.cols);
-  const int splits = device.clusters ? splits_for(w.units(), device.processors, slabs) : 1;
+  const auto kernel = bitmask_kernel<T, Multiply>;
+  const int splits =
+      cuda::has_clusters(kernel) ? splits_for(w.units(), device.processors, slabs) : 1;
   const int64_t blocks = w.units() * splits;
   const int warps = warps_for<Multiply>(device, blocks, slabs / splits);
-  return cuda::start_clusters(bitmask_kernel<T, Multiply>, blocks, splits, warps * kLanes,
-                              shared_bytes<Multiply>(warps), stream, w, in, finish, y);
+  return cuda::start_clusters(kernel, blocks, splits, warps * kLanes, shared_bytes<Multiply>(warps),
+                              stream, w, in, finish, y);
 }
 
 // How so many tokens are multiplied: by the smallest kernel that holds them, or the largest. Tensor

@@ -60,7 +60,6 @@ ImageOutput<T> image_output(T* y, const ImageStrides& strides, const Conv2dShape
 // What a launcher asks the current device.
 struct Device {
   int processors = 0, shared_bytes = 0;  // multiprocessors; shared memory of a thread block
-  int clusters = 0;                      // whether it has them
 };
 inline cudaError_t ask(Device& of) {
   int device = 0;
@@ -70,8 +69,15 @@ inline cudaError_t ask(Device& of) {
   };
   get(of.processors, cudaDevAttrMultiProcessorCount);
   get(of.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  get(of.clusters, cudaDevAttrClusterLaunch);
   return error;
+}
+
+// Whether what runs here of a kernel was compiled for clusters (cluster.cuh): code for sm_80 that
+// is compiled again for a later device was not.
+template <typename Kernel>
+bool has_clusters(Kernel kernel) {
+  cudaFuncAttributes of{};
+  return cudaFuncGetAttributes(&of, kernel) == cudaSuccess && of.ptxVersion >= 90;
 }
 
 // Starts kernel(args...) with that many threads and bytes of shared memory; in clusters of as many

@@ -1,7 +1,7 @@
 // Enough of CUDA for device code to run on the CPU: a thread block is as many threads of the
-// system, a cluster several thread blocks at once, a warp instruction a meeting of 32 threads. Copies into shared memory arrive at once or
-// only when they are waited for, whichever is asked for. Races are what a thread sanitizer would
-// see.
+// system, a cluster several thread blocks at once, a warp instruction a meeting of 32 threads.
+// Copies into shared memory arrive at once or only when they are waited for, whichever is asked
+// for. Races are what a thread sanitizer would see.
 #pragma once
 #include <algorithm>
 #include <barrier>
@@ -156,8 +156,8 @@ inline uint32_t __ballot_sync(uint32_t, bool v) {
 
 namespace cuda_on_cpu {
 
-// kernel() once per thread of every thread block; those of a cluster at once, the clusters one after
-// the other.
+// kernel() once per thread of every thread block: the blocks of a cluster at once, the clusters one
+// after the other.
 template <typename Kernel>
 void launch(unsigned blocks, unsigned threads, Arrival arrival, const Kernel& kernel,
             unsigned cluster = 1) {

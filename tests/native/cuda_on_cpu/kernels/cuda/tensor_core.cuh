@@ -1,5 +1,5 @@
-// In place of csrc/kernels/cuda/tensor_core.cuh: the copies, by what a copy under way is; products by
-// what the fragments of a warp hold.
+// In place of csrc/kernels/cuda/tensor_core.cuh: the copies, by what a copy under way is, and the
+// product of a warp, by what its fragments hold.
 #pragma once
 #include <array>
 
