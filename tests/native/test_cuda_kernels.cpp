@@ -1,9 +1,8 @@
 // CUDA kernels themselves, compiled for the CPU (cuda_on_cpu.h), against plain loops.
 #include "check.h"
 #include "cuda_on_cpu.h"
-#include "kernels/cuda/bitmask_fma.cuh"
+#include "kernels/cuda/bitmask_forms.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
-#include "kernels/cuda/bitmask_mma.cuh"
 #include "kernels/cuda/csr_few.cuh"
 #include "kernels/cuda/csr_many.cuh"
 
@@ -90,10 +89,10 @@ struct Blocks {
   int warps, cluster = 1;
 };
 
-// Guarded on both sides: kernels may read no byte past the ends.
-template <typename T, typename Multiply>
+// Guarded on both sides: kernels may read no byte past the ends. All tokens, by the kernels that
+// the launcher takes.
+template <typename T>
 void check_bitmask(Random& random, const Problem& p, const Blocks& blocks, Arrival arrival) {
-  announce("bitmask kernel", sizeof(T), p, Multiply::kRounds, arrival);
   const Layer<T> layer(random, p);
   const Packed packed = pack_bitmask(layer.w);
   for (const Against against : {Against::low_page, Against::high_page}) {
@@ -105,22 +104,21 @@ void check_bitmask(Random& random, const Problem& p, const Blocks& blocks, Arriv
     const BitmaskOf<T> w{values.read_only(), masks.read_only(), starts.read_only(), p.rows, p.cols};
     const bool vector = p.cols % cuda::kChunk<T> == 0 &&
                         reinterpret_cast<uintptr_t>(x.data()) % cuda::kChunkBytes == 0;
-    const cuda::TokenInput<T> in{x.data(), p.tokens, static_cast<int>(p.cols), vector};
     std::vector<T> y = layer.output();
-    cuda_on_cpu::launch(
-        static_cast<unsigned>(w.units() * blocks.cluster), blocks.warps * bitmask::kLanes, arrival,
-        [&] { bitmask::bitmask_kernel<T, Multiply>(w, in, layer.finish(), y.data()); },
-        blocks.cluster);
+    bitmask::for_all_tokens<T>(p.tokens, [&](auto form, int64_t first, int64_t now) {
+      using Multiply = typename decltype(form)::type;
+      announce("bitmask kernel", sizeof(T), p, Multiply::kMostTokens, arrival);
+      const cuda::TokenInput<T> in{x.data() + first * p.cols, static_cast<int>(now),
+                                   static_cast<int>(p.cols), vector};
+      T* to = y.data() + first * p.rows;
+      cuda_on_cpu::launch(
+          static_cast<unsigned>(w.units() * blocks.cluster), blocks.warps * bitmask::kLanes,
+          arrival, [&] { bitmask::bitmask_kernel<T, Multiply>(w, in, layer.finish(), to); },
+          blocks.cluster);
+      return 0;
+    });
     layer.compare(y);
   }
-}
-template <typename T, int kTokens>
-void check_fma(Random& random, const Problem& p, const Blocks& blocks, Arrival arrival) {
-  check_bitmask<T, bitmask::Fma<T, kTokens>>(random, p, blocks, arrival);
-}
-template <typename T, int kTiles>
-void check_mma(Random& random, const Problem& p, const Blocks& blocks, Arrival arrival) {
-  check_bitmask<T, bitmask::TensorCores<T, kTiles>>(random, p, blocks, arrival);
 }
 
 template <typename T, int kTokens, bool kStaged>
@@ -201,21 +199,25 @@ void check_product(Random& random) {
 void check_all(Random& random) {
   check_product(random);
   for (const Arrival arrival : {Arrival::at_once, Arrival::when_waited_for}) {
-    check_fma<float, 1>(random, {130, 150, 1, .5}, {2}, arrival);
-    check_fma<__half, 1>(random, {64, 200, 1, 1.}, {3}, arrival);
-    check_fma<__nv_bfloat16, 1>(random, {65, 100, 1, .1, false}, {1, 2}, arrival);
-    check_fma<float, 4>(random, {70, 97, 3, .9}, {2}, arrival);
-    check_fma<float, 8>(random, {10, 130, 5, .3}, {1, 2}, arrival);
-    check_mma<__half, 1>(random, {130, 200, 8, .5}, {2}, arrival);
-    check_mma<__nv_bfloat16, 1>(random, {65, 97, 3, .1, false}, {1, 2}, arrival);
-    check_mma<__nv_bfloat16, 2>(random, {64, 136, 16, 1.}, {1}, arrival);
-    check_mma<__half, 2>(random, {3, 301, 11, .9}, {2}, arrival);
-    check_mma<__half, 4>(random, {70, 72, 29, .3}, {1}, arrival);
-    check_mma<__nv_bfloat16, 8>(random, {40, 128, 64, .1}, {1, 2}, arrival);
-    check_mma<__half, 8>(random, {66, 50, 41, .2, false}, {2}, arrival);
+    check_bitmask<float>(random, {130, 150, 1, .5}, {2}, arrival);
+    check_bitmask<float>(random, {64, 40, 2, 1.}, {1}, arrival);
+    check_bitmask<float>(random, {70, 97, 3, .9}, {2}, arrival);
+    check_bitmask<float>(random, {10, 130, 15, .3}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {64, 200, 1, 1.}, {3}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {65, 100, 1, .1, false}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {130, 200, 8, .5}, {2}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {65, 97, 3, .1, false}, {1, 2}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {64, 136, 16, 1.}, {1}, arrival);
+    check_bitmask<__half>(random, {3, 301, 11, .9}, {2}, arrival);
+    check_bitmask<__half>(random, {70, 72, 29, .3}, {1}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {40, 128, 64, .1}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {66, 50, 41, .2, false}, {2}, arrival);
+    check_bitmask<__half>(random, {20, 24, 66, .4}, {1}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {9, 33, 130, .6}, {1}, arrival);
   }
-  check_fma<float, 1>(random, {3, 0, 1, 1.}, {1}, Arrival::at_once);
-  check_mma<__half, 1>(random, {3, 0, 2, 1.}, {1}, Arrival::at_once);
+  check_bitmask<float>(random, {3, 0, 1, 1.}, {1}, Arrival::at_once);
+  check_bitmask<__half>(random, {3, 0, 2, 1.}, {1}, Arrival::at_once);
+  check_bitmask<__half>(random, {70, 7, 5, 0.}, {1}, Arrival::at_once);
   check_few<float, 1, true>(random, {9, 150, 1, .4});
   check_few<float, 1, false>(random, {9, 150, 1, .4});
   check_few<__half, 8, true>(random, {5, 301, 5, .7, false});

@@ -1,9 +1,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/bitmask.cuh"
-#include "kernels/cuda/bitmask_fma.cuh"
+#include "kernels/cuda/bitmask_forms.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
-#include "kernels/cuda/bitmask_mma.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace sparseprune {
@@ -34,41 +33,16 @@ int launch(const BitmaskOf<T>& w, const cuda::TokenInput<T>& in, const cuda::Fin
                               stream, w, in, finish, y);
 }
 
-// How so many tokens are multiplied: by the smallest kernel that holds them, or the largest. Tensor
-// cores take 16-bit types from two tokens on, where each more would be an FMA per position.
-template <typename T>
-struct Form {
-  int tokens;
-  int (*run)(const BitmaskOf<T>&, const cuda::TokenInput<T>&, const cuda::Finish<T>&, T*,
-             const Device&, void*);
-};
-template <typename T>
-Form<T> form_for(int64_t tokens) {
-  if (tokens == 1) return {1, launch<T, Fma<T, 1>>};
-  if constexpr (sizeof(T) == 2) {
-    if (tokens <= kTile) return {kTile, launch<T, TensorCores<T, 1>>};
-    if (tokens <= 2 * kTile) return {2 * kTile, launch<T, TensorCores<T, 2>>};
-    if (tokens <= 4 * kTile) return {4 * kTile, launch<T, TensorCores<T, 4>>};
-    return {8 * kTile, launch<T, TensorCores<T, 8>>};
-  } else {
-    if (tokens == 2) return {2, launch<T, Fma<T, 2>>};
-    return tokens <= 4 ? Form<T>{4, launch<T, Fma<T, 4>>} : Form<T>{8, launch<T, Fma<T, 8>>};
-  }
-}
-
-// As many tokens at a time as a form holds; the last ones by the smallest.
 template <typename T>
 int linear(const BitmaskOf<T>& w, const T* x, int64_t tokens, T* y, const cuda::Finish<T>& finish,
            void* stream) {
   Device device;
   if (const cudaError_t error = ask(device)) return error;
-  for (int64_t done = 0, now = 0; done < tokens; done += now) {
-    const Form<T> form = form_for<T>(tokens - done);
-    now = std::min<int64_t>(tokens - done, form.tokens);
-    const auto in = cuda::token_input(x + done * w.cols, now, w.cols);
-    if (const int error = form.run(w, in, finish, y + done * w.rows, device, stream)) return error;
-  }
-  return cudaSuccess;
+  return for_all_tokens<T>(tokens, [&](auto form, int64_t first, int64_t now) {
+    const auto in = cuda::token_input(x + first * w.cols, now, w.cols);
+    return launch<T, typename decltype(form)::type>(w, in, finish, y + first * w.rows, device,
+                                                    stream);
+  });
 }
 
 }  // namespace

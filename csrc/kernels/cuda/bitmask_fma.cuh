@@ -10,7 +10,7 @@ namespace sparseprune::bitmask {
 template <typename T, int kTokens>
 class Fma {
  public:
-  static constexpr int kRounds = 1, kColumns = kPart<T>;
+  static constexpr int kMostTokens = kTokens, kRounds = 1, kColumns = kPart<T>;
   // More would leave too few registers for the sums.
   static constexpr int kMostWarps = kTokens > 2 ? 16 : 32;
   static constexpr bool kExact = true;  // no zero of W is multiplied

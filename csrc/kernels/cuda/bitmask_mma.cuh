@@ -11,7 +11,7 @@ namespace sparseprune::bitmask {
 template <typename T, int kTiles>
 class TensorCores {
  public:
-  static constexpr int kRounds = kTiles, kColumns = kStep;
+  static constexpr int kMostTokens = kTiles * kTile, kRounds = kTiles, kColumns = kStep;
   // More would leave too few registers for the sums.
   static constexpr int kMostWarps = kTiles > 4 ? 8 : kTiles > 2 ? 12 : 16;
   static constexpr bool kExact = false;  // zeros of W are multiplied
