@@ -178,7 +178,8 @@ def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path)
         assert kernel.count("FFMA") == columns // 4 * 8 * tokens, kernel.name
         assert kernel.count("POPC") < 24, kernel.name
         if tokens <= 4:
-            assert kernel.count("BSSY") < 32, kernel.name
+            most = {"sm_80": 32, "sm_90a": 48}[architecture]  # meetings of a cluster have some
+            assert kernel.count("BSSY") < most, kernel.name
 
 
 @every_architecture

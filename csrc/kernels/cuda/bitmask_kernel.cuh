@@ -28,7 +28,7 @@ __device__ int count_bits(const BitmaskOf<T>& w, int64_t unit, Strip strip) {
   int count = 0;
   const uint2* masks = masks_of(w, unit);
   const int64_t end = min(int64_t{strip.end} * kSlab, w.cols);
-#pragma unroll 8  // loads under way
+#pragma unroll 4
   for (int64_t c = int64_t{strip.begin} * kSlab + lane_of_warp(); c < end; c += kLanes) {
     const uint2 mask = masks[c];
     count += bits_of(mask.x, mask.y);
