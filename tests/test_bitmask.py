@@ -15,6 +15,7 @@ from torch import nn
 from sparseprune import backends, convert, info, profile
 from sparseprune.formats import Bitmask, bitmask_check
 from sparseprune.formats.bitmask import MAX_TOKENS as MOST
+from sparseprune.formats.bitmask import MAX_TOKENS_HALF as MOST_HALF
 from sparseprune.nn import SparseConv2d, SparseLinear
 
 MAX_TOKENS = MOST["cpu"]
@@ -121,11 +122,19 @@ def test_without_kernels_for_a_device_the_reference_serves(
     assert not Bitmask().worth(torch.empty(4, 4, device="meta"), 1)
 
 
-def test_it_is_meant_for_more_rows_on_cuda_and_there_for_half() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "most"),
+    [(torch.float32, MOST["cuda"]), (torch.float16, 128), (torch.bfloat16, MOST_HALF["cuda"])],
+    ids=str,
+)
+def test_it_is_meant_for_more_rows_on_cuda_and_there_for_half(
+    dtype: torch.dtype, most: int
+) -> None:
     class Elsewhere:
-        device, dtype = torch.device("cuda"), torch.float16
+        device = torch.device("cuda")
 
     weight: Any = Elsewhere()
-    assert Bitmask().worth(weight, MOST["cuda"]) and not Bitmask().worth(weight, MOST["cuda"] + 1)
+    weight.dtype = dtype
+    assert Bitmask().worth(weight, most) and not Bitmask().worth(weight, most + 1)
     assert not Bitmask().worth(torch.zeros(4, 4).half(), 1), "widened for every call"
     assert Bitmask().worth(torch.zeros(4, 4), MAX_TOKENS)

@@ -26,10 +26,10 @@ FILES = {
     "block_conv2d": (6, 3, 168),
     "nm_linear": (8, 3, 255),
     "nm_conv2d": (6, 2, 255),
-    "bitmask": (8, 4, 128),
+    "bitmask": (10, 4, 255),
     "csr_rows": (16, 8, 128),
 }
-PRODUCTS = {"block": "HMMA.16816", "nm": "HMMA.SP.16832"}
+PRODUCTS = {"block": "HMMA.16816", "nm": "HMMA.SP.16832", "bitmask": "HMMA.16816"}
 ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a checkout")
@@ -107,6 +107,16 @@ def kernels_of(file: str, architecture: str, folder: Path) -> list[Kernel]:
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
+def in_fragments(kernel: Kernel) -> bool:
+    """Whether it is one of bitmask's for tensor cores."""
+    return "TensorCores" in kernel.name
+
+
+def each(kernel: Kernel) -> int:
+    """The first number among the template arguments of a kernel: tokens, or tiles of them."""
+    return int(re.search(r"Li(\d+)E", kernel.name)[1])  # type: ignore[index]
+
+
 def every_file(*stems: str) -> pytest.MarkDecorator:
     """Those of these formats."""
     return pytest.mark.parametrize("file", [f for f in FILES if f.startswith(stems)])
@@ -162,12 +172,38 @@ def test_copies_take_16_bytes_and_go_past_registers(
 def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path) -> None:
     """One count of bits for eight positions of a lane, and no branch for each, few tokens."""
     for kernel in kernels_of("bitmask", architecture, tmp_path):
-        tokens = int(re.search(r"Li(\d+)E", kernel.name)[1])  # type: ignore[index]
-        columns = 8 if "IfLi" in kernel.name else 16
+        if in_fragments(kernel):
+            continue
+        tokens, columns = each(kernel), 16 if half(kernel) else 8
         assert kernel.count("FFMA") == columns // 4 * 8 * tokens, kernel.name
         assert kernel.count("POPC") < 24, kernel.name
         if tokens <= 4:
-            assert kernel.count("BSSY") < 32, kernel.name
+            most = {"sm_80": 32, "sm_90a": 48}[architecture]  # meetings of a cluster have some
+            assert kernel.count("BSSY") < most, kernel.name
+
+
+@every_architecture
+def test_bitmask_expands_in_registers_and_multiplies_all_tokens(
+    architecture: str, tmp_path: Path
+) -> None:
+    """16 columns at once: a load per position of a lane, and for every tile four products."""
+    kernels = [k for k in kernels_of("bitmask", architecture, tmp_path) if in_fragments(k)]
+    assert sorted(map(each, kernels)) == [1, 1, 2, 2, 4, 4, 8, 8]
+    for kernel in kernels:
+        kind = f"{PRODUCTS['bitmask']}.F32" + (".BF16" if "bfloat16" in kernel.name else "")
+        assert kernel.count("HMMA") == kernel.instructions[kind] == 4 * each(kernel), kernel.name
+        assert kernel.count("LDS.U.16") + kernel.count("LDS.U16") == 32, kernel.name
+        assert kernel.count("LDG.E.64") >= each(kernel), kernel.name
+        assert kernel.count("POPC") < 24, kernel.name
+        assert kernel.registers <= {1: 128, 2: 128, 4: 168, 8: 255}[each(kernel)], kernel.name
+
+
+@every_architecture
+def test_a_cluster_shares_a_unit_where_there_are_clusters(
+    architecture: str, tmp_path: Path
+) -> None:
+    for kernel in kernels_of("bitmask", architecture, tmp_path):
+        assert (kernel.count("UCGABAR") > 0) == (architecture == "sm_90a"), kernel.name
 
 
 @every_architecture
@@ -179,7 +215,6 @@ def test_csr_reads_16_bytes_of_values_and_neighbouring_tokens(
         if "few_kernel" in kernel.name:
             assert kernel.count("LDG.E.128") > 0, kernel.name
         else:
-            each = int(re.search(r"Li(\d+)E", kernel.name)[1])  # type: ignore[index]
-            wide = {1: "LDS", 2: "LDS.64", 4: "LDS.128"}[each]
+            wide = {1: "LDS", 2: "LDS.64", 4: "LDS.128"}[each(kernel)]
             assert kernel.count(wide) > 0, kernel.name
     assert sum("few_kernel" in k.name for k in kernels) == 15

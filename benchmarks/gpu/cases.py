@@ -104,9 +104,14 @@ PROBLEMS = (
     Problem(8192, 8192, 1, "float32", _unstructured(
         {0.5: None, 0.8: None, 0.9: None, 0.95: None}, *FEW
     )),
-    Problem(8192, 8192, 64, "bfloat16", (Case("2:4", 0.5, BY_24, 1.35),)),
+    Problem(8192, 8192, 64, "bfloat16", (
+        Case("2:4", 0.5, BY_24, 1.35), *_unstructured({0.7: None, 0.9: None}, "bitmask")
+    )),
     Problem(8192, 8192, 4096, "float16", (Case("2:4", 0.5, BY_24, 1.2),)),
     Problem(28672, 8192, 1, "float16", _unstructured({0.5: 1.25, 0.8: 2.2, 0.9: 3.5}, *FEW)),
     Problem(8192, 8192, 8, "float16", _unstructured({0.7: 1.3, 0.9: 2.5}, *FEW)),
+    Problem(4096, 4096, 16, "float16", _unstructured({0.7: None, 0.9: None}, *FEW)),
+    Problem(8192, 8192, 128, "float16", _unstructured({0.9: None}, "bitmask")),
+    Problem(8192, 8192, 2, "bfloat16", _unstructured({0.5: None, 0.8: None}, *FEW)),
 )  # fmt: skip
 """In the order in which they are timed; what a budget does not reach is noted."""

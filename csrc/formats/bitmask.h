@@ -6,8 +6,8 @@ namespace sparseprune {
 
 // 64 rows form a unit. For every column of a unit, 64 bits say which of its rows have a nonzero
 // there; the values follow in the order of the bits. A CPU kernel expands the values of 8 or 16
-// rows into the lanes of a vector, a CUDA kernel gives each lane of a warp four rows; either adds
-// them times one input to the sums of those rows.
+// rows into the lanes of a vector, a CUDA kernel gives each lane of a warp eight rows; either
+// adds them times one input to the sums of those rows.
 //
 //   row 0   [a . e]     masks  [1 0 1 0 .. | 0 1 1 0 .. | 1 0 0 0 ..]   bit r is row r of the unit
 //   row 1   [. c .]     values [a b        | c d        | e         ]

@@ -16,14 +16,16 @@ UNIT_ROWS = 64
 MASK_BYTES = UNIT_ROWS // 8
 MAX_TOKENS = {"cpu": 8, "cuda": 16}
 """Device -> rows of input above which other layouts, which share weights among more, are faster."""
+MAX_TOKENS_HALF = {"cuda": 128}
+"""The same in half, which tensor cores multiply; the CPU would widen it for every call."""
 
 
 class Bitmask(Format):
     """A bit for every position and the nonzeros in its order, float32 or half; Linear layers.
 
     In float32 4 bytes per nonzero and a bit per position are fewer than csr's 6 bytes per nonzero
-    below 94 % sparsity; weights are expanded once for four rows of input, on CUDA for eight. On the
-    CPU half is widened for every call.
+    below 94 % sparsity; weights are expanded once for four rows of input, on CUDA for eight, there
+    in half for 64. On the CPU half is widened for every call.
     """
 
     stem: ClassVar[str] = "bitmask"
@@ -46,9 +48,8 @@ class Bitmask(Format):
         return None
 
     def worth(self, weight: Tensor, tokens: int) -> bool:
-        device = weight.device.type
-        fast = device == "cuda" or weight.dtype == torch.float32
-        return fast and tokens <= MAX_TOKENS.get(device, 0)
+        most = MAX_TOKENS if weight.dtype == torch.float32 else MAX_TOKENS_HALF
+        return tokens <= most.get(weight.device.type, 0)
 
     def pack(self, weight: Tensor, groups: int = 1) -> BitmaskWeight:
         reason = self.refuses(weight, groups)

@@ -44,10 +44,12 @@ EXACT = ("csr", "bitmask")
 
 LARGE_LINEAR = (
     *(LinearProblem(f"wide_{n}", rows=193, cols=1037, batch=(n,), density=0.2)
-      for n in (1, 2, 3, 4, 5, 8, 11, 16, 17, 64, 65, 129, 300)),
+      for n in (1, 2, 3, 4, 5, 8, 11, 16, 17, 32, 33, 64, 65, 128, 129, 300)),
     LinearProblem("tall", rows=2050, cols=264, batch=(3,), density=0.1),
     LinearProblem("long_rows", rows=70, cols=9000, batch=(2,), density=0.1),
     LinearProblem("long_rows_16", rows=70, cols=9000, batch=(16,), density=0.1),
+    LinearProblem("long_rows_64", rows=66, cols=4096, batch=(64,), density=0.3),
+    LinearProblem("nonfinite_70_tokens", rows=70, cols=136, batch=(70,), input="nonfinite"),
     LinearProblem("aligned", rows=256, cols=1024, batch=(16,), density=0.5),
     LinearProblem("aligned_many", rows=256, cols=1024, batch=(256,), density=0.1),
 )  # fmt: skip

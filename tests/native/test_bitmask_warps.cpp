@@ -105,7 +105,7 @@ void multiply_strip(const Packed& p, const std::vector<T>& values, int64_t cols,
       for (int i = 0; i < kPart<T>; i += kAtOnce)
         for (int lane = 0; lane < kLanes; ++lane) {
           const int c = part + i + own_column(lane);
-          const Own own = own_of(columns[c].half[own_half(lane)], lane, kSize);
+          const Own own = own_of(columns[c], first_row(lane), kSize);
           for (int row = 0, taken = 0; row < kOwn; ++row)
             if (own.kept >> row & 1)
               sums.at(first_row(lane) + row) +=
@@ -185,7 +185,7 @@ void check_ownership(Random& random) {
     const Column c = column_of(low, high, 1000, 2);
     const uint64_t bits = uint64_t{high} << 32 | low;
     for (int lane = 0; lane < kLanes; ++lane) {
-      const Own own = own_of(c.half[own_half(lane)], lane, 2);
+      const Own own = own_of(c, first_row(lane), 2);
       const int row = first_row(lane);
       const int below = std::popcount(bits & ((uint64_t{1} << row) - 1));
       expect(own.byte == 1000u + 2 * below, "values of rows below come first");
@@ -197,10 +197,51 @@ void check_ownership(Random& random) {
            "waits for enough, and not for everything");
 }
 
+// Tensor cores multiply W and x of the same column: every row and column of a step has one place in
+// the fragments, and a lane's places in A and B are its rows and columns.
+void check_steps() {
+  std::snprintf(running, sizeof running, "bitmask steps");
+  std::vector<int> rows(kRows, 0), columns(kStep, 0);
+  for (int m = 0; m < kFragments; ++m)
+    for (int row = 0; row < mma::kM; ++row) ++rows.at(unit_row(m, row));
+  for (int k = 0; k < mma::kK; ++k) ++columns.at(step_column(k));
+  for (const int count : rows) expect(count == 1, "a row of the unit is one of a fragment");
+  for (const int count : columns) expect(count == 1, "a column is one k");
+  for (int lane = 0; lane < kLanes; ++lane) {
+    for (int m = 0; m < kFragments; ++m)
+      for (int i = 0; i < kOwn; ++i)
+        for (int c = 0; c < kStepOwn; ++c) {  // as TensorCores::expand lays them
+          if (fragment_of(i) != m) continue;
+          const mma::Place at = mma::a_place(lane, 2 * register_of(i, c / 2) + c % 2);
+          expect(unit_row(m, at.row) == step_row(lane) + i, "A has the lane's rows");
+          expect(step_column(at.col) == step_first(lane) + c, "A has the lane's columns");
+        }
+    for (int c = 0; c < kStepOwn; ++c) {
+      const mma::Place at = mma::b_place(lane, c);
+      expect(step_column(at.row) == step_first(lane) + c && at.col == step_token(lane),
+             "B has x of the lane's columns");
+    }
+  }
+}
+
+// No more thread blocks than multiprocessors, and no split without a slab.
+void check_splits() {
+  std::snprintf(running, sizeof running, "bitmask splits");
+  expect(splits_for(64, 132, 256) == 2 && splits_for(128, 132, 256) == 1, "4096 and 8192 rows");
+  for (const int units : {0, 1, 16, 33, 66, 67, 132, 500})
+    for (const int slabs : {0, 1, 3, 100}) {
+      const int splits = splits_for(units, 132, slabs);
+      expect(splits == 1 || (splits * units <= 132 && splits <= slabs), "room for all");
+      expect(splits <= kMostSplits && std::has_single_bit(static_cast<unsigned>(splits)), "size");
+    }
+}
+
 }  // namespace
 
 void check_bitmask_warps(Random& random) {
   check_ownership(random);
+  check_steps();
+  check_splits();
   check_layers<float>(random);
   check_layers<uint16_t>(random);
 }

@@ -1,14 +1,12 @@
 // CUDA kernels themselves, compiled for the CPU (cuda_on_cpu.h), against plain loops.
 #include "check.h"
 #include "cuda_on_cpu.h"
+#include "kernels/cuda/bitmask_forms.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
 #include "kernels/cuda/csr_few.cuh"
 #include "kernels/cuda/csr_many.cuh"
 
 // What device code declares as extern __shared__.
-namespace sparseprune::bitmask {
-alignas(16) char shared[1 << 18];
-}
 namespace sparseprune::csr {
 alignas(16) char shared[1 << 18];
 alignas(16) float slab[1 << 15];
@@ -87,10 +85,14 @@ void announce(const char* kernel, size_t size, const Problem& p, int tokens, Arr
                 static_cast<int>(arrival));
 }
 
-// Guarded on both sides: kernels may read no byte past the ends.
-template <typename T, int kTokens>
-void check_bitmask(Random& random, const Problem& p, int warps, Arrival arrival) {
-  announce("bitmask kernel", sizeof(T), p, kTokens, arrival);
+struct Blocks {
+  int warps, cluster = 1;
+};
+
+// Guarded on both sides: kernels may read no byte past the ends. All tokens, by the kernels that
+// the launcher takes.
+template <typename T>
+void check_bitmask(Random& random, const Problem& p, const Blocks& blocks, Arrival arrival) {
   const Layer<T> layer(random, p);
   const Packed packed = pack_bitmask(layer.w);
   for (const Against against : {Against::low_page, Against::high_page}) {
@@ -100,9 +102,20 @@ void check_bitmask(Random& random, const Problem& p, int warps, Arrival arrival)
     const Guarded<uint8_t> masks(packed.masks, against);
     const Guarded<int32_t> starts(packed.starts, against);
     const BitmaskOf<T> w{values.read_only(), masks.read_only(), starts.read_only(), p.rows, p.cols};
+    const bool vector = p.cols % cuda::kChunk<T> == 0 &&
+                        reinterpret_cast<uintptr_t>(x.data()) % cuda::kChunkBytes == 0;
     std::vector<T> y = layer.output();
-    cuda_on_cpu::launch(static_cast<unsigned>(w.units()), warps * bitmask::kLanes, arrival, [&] {
-      bitmask::bitmask_kernel<T, kTokens>(w, x.data(), p.tokens, layer.finish(), y.data());
+    bitmask::for_all_tokens<T>(p.tokens, [&](auto form, int64_t first, int64_t now) {
+      using Multiply = typename decltype(form)::type;
+      announce("bitmask kernel", sizeof(T), p, Multiply::kMostTokens, arrival);
+      const cuda::TokenInput<T> in{x.data() + first * p.cols, static_cast<int>(now),
+                                   static_cast<int>(p.cols), vector};
+      T* to = y.data() + first * p.rows;
+      cuda_on_cpu::launch(
+          static_cast<unsigned>(w.units() * blocks.cluster), blocks.warps * bitmask::kLanes,
+          arrival, [&] { bitmask::bitmask_kernel<T, Multiply>(w, in, layer.finish(), to); },
+          blocks.cluster);
+      return 0;
     });
     layer.compare(y);
   }
@@ -150,15 +163,61 @@ void check_many(Random& random, const Problem& p) {
   }
 }
 
+// The product of a warp against plain loops, by the words of the PTX ISA ("Matrix Fragments for
+// mma.m16n8k16 with floating point type").
+void check_product(Random& random) {
+  std::snprintf(running, sizeof running, "mma.m16n8k16");
+  float a[16][16], b[16][8];
+  for (auto& row : a)
+    for (float& v : row) v = static_cast<float>(random.integer(-9, 9));
+  for (auto& row : b)
+    for (float& v : row) v = static_cast<float>(random.integer(-9, 9));
+  const auto two = [](float low, float high) {
+    return uint32_t{upper_half(high)} << 16 | upper_half(low);
+  };
+  float c[16][8] = {};
+  cuda_on_cpu::launch(1, 32, Arrival::at_once, [&] {
+    const int group = static_cast<int>(threadIdx.x >> 2), in = static_cast<int>(threadIdx.x & 3);
+    const uint32_t mine_a[4] = {two(a[group][2 * in], a[group][2 * in + 1]),
+                                two(a[group + 8][2 * in], a[group + 8][2 * in + 1]),
+                                two(a[group][2 * in + 8], a[group][2 * in + 9]),
+                                two(a[group + 8][2 * in + 8], a[group + 8][2 * in + 9])};
+    float sums[4] = {1.f, 1.f, 1.f, 1.f};
+    multiply_add(sums, mine_a, two(b[2 * in][group], b[2 * in + 1][group]),
+                 two(b[2 * in + 8][group], b[2 * in + 9][group]), __nv_bfloat16{});
+    c[group][2 * in] = sums[0], c[group][2 * in + 1] = sums[1];
+    c[group + 8][2 * in] = sums[2], c[group + 8][2 * in + 1] = sums[3];
+  });
+  for (int row = 0; row < 16; ++row)
+    for (int col = 0; col < 8; ++col) {
+      double sum = 1;
+      for (int k = 0; k < 16; ++k) sum += double{a[row][k]} * b[k][col];
+      expect(c[row][col] == sum, "c += a b");
+    }
+}
+
 void check_all(Random& random) {
+  check_product(random);
   for (const Arrival arrival : {Arrival::at_once, Arrival::when_waited_for}) {
-    check_bitmask<float, 1>(random, {130, 150, 1, .5}, 2, arrival);
-    check_bitmask<__half, 1>(random, {64, 200, 1, 1.}, 3, arrival);
-    check_bitmask<__nv_bfloat16, 2>(random, {65, 100, 2, .1, false}, 1, arrival);
-    check_bitmask<float, 4>(random, {70, 97, 3, .9}, 2, arrival);
-    check_bitmask<__half, 8>(random, {10, 130, 5, .3}, 2, arrival);
+    check_bitmask<float>(random, {130, 150, 1, .5}, {2}, arrival);
+    check_bitmask<float>(random, {64, 40, 2, 1.}, {1}, arrival);
+    check_bitmask<float>(random, {70, 97, 3, .9}, {2}, arrival);
+    check_bitmask<float>(random, {10, 130, 15, .3}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {64, 200, 1, 1.}, {3}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {65, 100, 1, .1, false}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {130, 200, 8, .5}, {2}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {65, 97, 3, .1, false}, {1, 2}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {64, 136, 16, 1.}, {1}, arrival);
+    check_bitmask<__half>(random, {3, 301, 11, .9}, {2}, arrival);
+    check_bitmask<__half>(random, {70, 72, 29, .3}, {1}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {40, 128, 64, .1}, {1, 2}, arrival);
+    check_bitmask<__half>(random, {66, 50, 41, .2, false}, {2}, arrival);
+    check_bitmask<__half>(random, {20, 24, 66, .4}, {1}, arrival);
+    check_bitmask<__nv_bfloat16>(random, {9, 33, 130, .6}, {1}, arrival);
   }
-  check_bitmask<float, 1>(random, {3, 0, 1, 1.}, 1, Arrival::at_once);
+  check_bitmask<float>(random, {3, 0, 1, 1.}, {1}, Arrival::at_once);
+  check_bitmask<__half>(random, {3, 0, 2, 1.}, {1}, Arrival::at_once);
+  check_bitmask<__half>(random, {70, 7, 5, 0.}, {1}, Arrival::at_once);
   check_few<float, 1, true>(random, {9, 150, 1, .4});
   check_few<float, 1, false>(random, {9, 150, 1, .4});
   check_few<__half, 8, true>(random, {5, 301, 5, .7, false});

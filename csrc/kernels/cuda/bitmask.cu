@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/bitmask.cuh"
+#include "kernels/cuda/bitmask_forms.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
 #include "kernels/cuda/launch.cuh"
 
@@ -8,59 +9,40 @@ namespace sparseprune {
 namespace bitmask {
 namespace {
 
-struct Device {
-  int processors = 0, shared_bytes = 0;  // multiprocessors; shared memory of a thread block
-};
-
-cudaError_t ask(Device& of) {
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  if (const cudaError_t error =
-          cudaDeviceGetAttribute(&of.processors, cudaDevAttrMultiProcessorCount, device))
-    return error;
-  return cudaDeviceGetAttribute(&of.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-}
+using cuda::Device;
 
 // Many for few units, so that each multiprocessor has enough of them; no more than there are slabs.
-template <int kTokens>
-int warps_for(const Device& device, int64_t units, int64_t cols) {
-  constexpr int kMost = kMostWarps<kTokens>;
-  const int wanted = units > 2 * device.processors ? 16 : kMost;
-  const int fitting = device.shared_bytes / shared_bytes<kTokens>(1);
-  return std::max(1, std::min({wanted, fitting, slabs_of(cols)}));
+template <typename Multiply>
+int warps_for(const Device& device, int64_t blocks, int slabs) {
+  constexpr int kMost = Multiply::kMostWarps;
+  const int wanted = blocks > 2 * device.processors ? std::min(16, kMost) : kMost;
+  const int fitting = device.shared_bytes / shared_bytes<Multiply>(1);
+  return std::max(1, std::min({wanted, fitting, slabs}));
 }
 
-template <typename T, int kTokens>
-int launch(const BitmaskOf<T>& w, const T* x, int tokens, const cuda::Finish<T>& finish, T* y,
-           const Device& device, cudaStream_t stream) {
-  const auto kernel = bitmask_kernel<T, kTokens>;
-  const int warps = warps_for<kTokens>(device, w.units(), w.cols);
-  const int bytes = shared_bytes<kTokens>(warps);
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes))
-    return error;
-  kernel<<<static_cast<unsigned>(w.units()), warps * kLanes, bytes, stream>>>(w, x, tokens, finish,
-                                                                              y);
-  return cudaGetLastError();
+template <typename T, typename Multiply>
+int launch(const BitmaskOf<T>& w, const cuda::TokenInput<T>& in, const cuda::Finish<T>& finish,
+           T* y, const Device& device, void* stream) {
+  const int slabs = slabs_of(w.cols);
+  const auto kernel = bitmask_kernel<T, Multiply>;
+  const int splits =
+      cuda::has_clusters(kernel) ? splits_for(w.units(), device.processors, slabs) : 1;
+  const int64_t blocks = w.units() * splits;
+  const int warps = warps_for<Multiply>(device, blocks, slabs / splits);
+  return cuda::start_clusters(kernel, blocks, splits, warps * kLanes, shared_bytes<Multiply>(warps),
+                              stream, w, in, finish, y);
 }
 
-// kMostTokens tokens at a time; the last ones by the smallest kernel that holds them.
 template <typename T>
 int linear(const BitmaskOf<T>& w, const T* x, int64_t tokens, T* y, const cuda::Finish<T>& finish,
-           cudaStream_t stream) {
+           void* stream) {
   Device device;
   if (const cudaError_t error = ask(device)) return error;
-  for (int64_t first = 0; first < tokens; first += kMostTokens) {
-    const int now = static_cast<int>(std::min<int64_t>(tokens - first, kMostTokens));
-    const auto run = now == 1   ? launch<T, 1>
-                     : now == 2 ? launch<T, 2>
-                     : now <= 4 ? launch<T, 4>
-                                : launch<T, kMostTokens>;
-    if (const int error =
-            run(w, x + first * w.cols, now, finish, y + first * w.rows, device, stream))
-      return error;
-  }
-  return cudaSuccess;
+  return for_all_tokens<T>(tokens, [&](auto form, int64_t first, int64_t now) {
+    const auto in = cuda::token_input(x + first * w.cols, now, w.cols);
+    return launch<T, typename decltype(form)::type>(w, in, finish, y + first * w.rows, device,
+                                                    stream);
+  });
 }
 
 }  // namespace
@@ -72,8 +54,7 @@ int bitmask_linear_cuda(const BitmaskOf<void>& w, Element element, const void* x
     using T = decltype(type);
     const BitmaskOf<T> typed{static_cast<const T*>(w.values), w.masks, w.starts, w.rows, w.cols};
     return bitmask::linear<T>(typed, static_cast<const T*>(x), tokens, static_cast<T*>(y),
-                              {static_cast<const T*>(bias), clamp},
-                              static_cast<cudaStream_t>(stream));
+                              {static_cast<const T*>(bias), clamp}, stream);
   });
 }
 

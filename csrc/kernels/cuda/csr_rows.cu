@@ -9,18 +9,7 @@ namespace sparseprune {
 namespace csr {
 namespace {
 
-struct Device {
-  int processors = 0, shared_bytes = 0;  // multiprocessors; shared memory of a thread block
-};
-
-cudaError_t ask(Device& of) {
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  if (const cudaError_t error =
-          cudaDeviceGetAttribute(&of.processors, cudaDevAttrMultiProcessorCount, device))
-    return error;
-  return cudaDeviceGetAttribute(&of.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-}
+using cuda::Device;
 
 template <typename T>
 struct Call {

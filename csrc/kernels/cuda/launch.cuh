@@ -57,17 +57,54 @@ ImageOutput<T> image_output(T* y, const ImageStrides& strides, const Conv2dShape
           static_cast<int>(s.rows)};
 }
 
-// Starts kernel(args...) with that many threads and bytes of shared memory.
-template <typename Kernel, typename... Args>
-int start(Kernel kernel, int64_t thread_blocks, int threads, int shared, void* stream,
-          const Args&... args) {
+// What a launcher asks the current device.
+struct Device {
+  int processors = 0, shared_bytes = 0;  // multiprocessors; shared memory of a thread block
+};
+inline cudaError_t ask(Device& of) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const auto get = [&](int& value, cudaDeviceAttr attribute) {
+    if (!error) error = cudaDeviceGetAttribute(&value, attribute, device);
+  };
+  get(of.processors, cudaDevAttrMultiProcessorCount);
+  get(of.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return error;
+}
+
+// Whether what runs here of a kernel was compiled for clusters (cluster.cuh): code for sm_80 that
+// is compiled again for a later device was not.
+template <typename Kernel>
+bool has_clusters(Kernel kernel) {
+  cudaFuncAttributes of{};
+  return cudaFuncGetAttributes(&of, kernel) == cudaSuccess && of.ptxVersion >= 90;
+}
+
+// Starts kernel(args...) with that many threads and bytes of shared memory; in clusters of as many
+// thread blocks (cluster.cuh).
+template <typename... Parameters, typename... Args>
+int start_clusters(void (*kernel)(Parameters...), int64_t thread_blocks, int cluster, int threads,
+                   int shared, void* stream, const Args&... args) {
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared))
     return error;
   if (thread_blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
-  kernel<<<static_cast<unsigned>(thread_blocks), threads, shared,
-           static_cast<cudaStream_t>(stream)>>>(args...);
-  return cudaGetLastError();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(thread_blocks);
+  config.blockDim = threads;
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+template <typename Kernel, typename... Args>
+int start(Kernel kernel, int64_t thread_blocks, int threads, int shared, void* stream,
+          const Args&... args) {
+  return start_clusters(kernel, thread_blocks, 1, threads, shared, stream, args...);
 }
 
 }  // namespace sparseprune::cuda

@@ -7,7 +7,8 @@
 
 namespace sparseprune {
 
-__device__ inline uint32_t shared_address(const void* p) {
+using SharedAddress = uint32_t;
+__device__ inline SharedAddress shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
@@ -27,6 +28,22 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 template <int kPending>
 __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Two 16-bit elements side by side, from two places in shared memory: where `low` is not 0 the one
+// at `from_low`, and on to the next there, else zeros; the same for `high`. In C++ each step to the
+// next would be two instructions, and so would be each join.
+__device__ inline uint32_t take_pair(uint32_t low, SharedAddress& from_low, uint32_t high,
+                                     SharedAddress& from_high) {
+  uint32_t pair;
+  asm volatile(
+      "{ .reg .pred l, h; .reg .b32 upper; setp.ne.u32 l, %3, 0; setp.ne.u32 h, %4, 0; "
+      "mov.b32 %0, 0; @l ld.shared.u16 %0, [%1]; @h ld.shared.u16 upper, [%2]; "
+      "@l add.u32 %1, %1, 2; @h add.u32 %2, %2, 2; @h mad.lo.u32 %0, upper, 65536, %0; }"
+      : "=&r"(pair), "+r"(from_low), "+r"(from_high)
+      : "r"(low), "r"(high)
+      : "memory");
+  return pair;
 }
 
 // Four 8 x 8 matrices of 16-bit elements; see mma_fragments.h.

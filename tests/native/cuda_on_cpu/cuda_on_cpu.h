@@ -1,7 +1,7 @@
 // Enough of CUDA for device code to run on the CPU: a thread block is as many threads of the
-// system, a warp instruction a meeting of 32 of them. Copies into shared memory arrive at once or
-// only when they are waited for, whichever is asked for. Races are what a thread sanitizer would
-// see.
+// system, a cluster several thread blocks at once, a warp instruction a meeting of 32 threads.
+// Copies into shared memory arrive at once or only when they are waited for, whichever is asked
+// for. Races are what a thread sanitizer would see.
 #pragma once
 #include <algorithm>
 #include <barrier>
@@ -20,6 +20,7 @@
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
+using std::isfinite;
 using std::max;
 using std::min;
 
@@ -52,10 +53,29 @@ struct Index {
   unsigned x = 0;
 };
 
-// What 32 threads share.
+// What 32 threads share: a slot for what each lane brings.
 struct Warp {
+  static constexpr size_t kSlotBytes = 32;
   std::barrier<> meeting{kLanes};
-  uint32_t slots[kLanes] = {};
+  alignas(16) char slots[kLanes][kSlotBytes] = {};
+};
+
+// What the threads of a block share, and those of all blocks of its cluster.
+struct Cluster;
+struct Block {
+  explicit Block(Cluster& of, unsigned threads)
+      : cluster(of), meeting(static_cast<std::ptrdiff_t>(threads)) {}
+  Cluster& cluster;
+  std::barrier<> meeting;
+  alignas(128) char memory[1 << 18];
+};
+struct Cluster {
+  Cluster(unsigned blocks, unsigned threads) : meeting(std::ptrdiff_t{blocks} * threads) {
+    for (unsigned b = 0; b < blocks; ++b)
+      this->blocks.push_back(std::make_unique<Block>(*this, threads));
+  }
+  std::barrier<> meeting;
+  std::vector<std::unique_ptr<Block>> blocks;
 };
 
 struct Copy {
@@ -66,9 +86,9 @@ struct Copy {
 
 // What a thread has of its own.
 struct Thread {
-  int lane = 0;
+  int lane = 0, rank = 0;  // in its warp; of its block in the cluster
   Warp* warp = nullptr;
-  std::barrier<>* block = nullptr;
+  Block* block = nullptr;
   Arrival arrival = Arrival::at_once;
   std::deque<std::vector<Copy>> groups;
   std::vector<Copy> open;
@@ -85,11 +105,12 @@ inline void carry_out(const std::vector<Copy>& copies) {
 // What every lane of the warp brings, to every lane.
 template <typename T>
 std::vector<T> exchanged(T mine) {
-  static_assert(sizeof(T) == 4);
-  self.warp->slots[self.lane] = std::bit_cast<uint32_t>(mine);
+  static_assert(sizeof(T) <= Warp::kSlotBytes);
+  std::memcpy(self.warp->slots[self.lane], &mine, sizeof mine);
   self.warp->meeting.arrive_and_wait();
-  std::vector<T> all;
-  for (const uint32_t slot : self.warp->slots) all.push_back(std::bit_cast<T>(slot));
+  std::vector<T> all(kLanes);
+  for (int lane = 0; lane < kLanes; ++lane)
+    std::memcpy(&all[static_cast<size_t>(lane)], self.warp->slots[lane], sizeof mine);
   self.warp->meeting.arrive_and_wait();
   return all;
 }
@@ -99,12 +120,13 @@ std::vector<T> exchanged(T mine) {
 inline thread_local cuda_on_cpu::Index threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncwarp() { cuda_on_cpu::self.warp->meeting.arrive_and_wait(); }
-inline void __syncthreads() { cuda_on_cpu::self.block->arrive_and_wait(); }
+inline void __syncthreads() { cuda_on_cpu::self.block->meeting.arrive_and_wait(); }
 template <typename T>
 T __ldg(const T* p) {
   return *p;
 }
 inline int __popc(uint32_t v) { return std::popcount(v); }
+inline int __popcll(uint64_t v) { return std::popcount(v); }
 template <typename T>
 T __shfl_sync(uint32_t, T v, int from) {
   return cuda_on_cpu::exchanged(v).at(static_cast<size_t>(from));
@@ -134,19 +156,24 @@ inline uint32_t __ballot_sync(uint32_t, bool v) {
 
 namespace cuda_on_cpu {
 
-// kernel() once per thread of every thread block, the blocks one after the other.
+// kernel() once per thread of every thread block: the blocks of a cluster at once, the clusters one
+// after the other.
 template <typename Kernel>
-void launch(unsigned blocks, unsigned threads, Arrival arrival, const Kernel& kernel) {
-  for (unsigned block = 0; block < blocks; ++block) {
-    std::barrier<> all(static_cast<std::ptrdiff_t>(threads));
+void launch(unsigned blocks, unsigned threads, Arrival arrival, const Kernel& kernel,
+            unsigned cluster = 1) {
+  for (unsigned first = 0; first < blocks; first += cluster) {
+    Cluster together(cluster, threads);
     std::vector<std::unique_ptr<Warp>> warps;
-    for (unsigned w = 0; w < threads / kLanes; ++w) warps.push_back(std::make_unique<Warp>());
+    for (unsigned w = 0; w < cluster * threads / kLanes; ++w)
+      warps.push_back(std::make_unique<Warp>());
     std::vector<std::thread> running;
-    for (unsigned t = 0; t < threads; ++t)
-      running.emplace_back([&, t] {
-        threadIdx.x = t, blockIdx.x = block, blockDim.x = threads, gridDim.x = blocks;
-        self.lane = static_cast<int>(t % kLanes), self.warp = warps[t / kLanes].get();
-        self.block = &all, self.arrival = arrival;
+    for (unsigned i = 0; i < cluster * threads; ++i)
+      running.emplace_back([&, i] {
+        const unsigned rank = i / threads, t = i % threads;
+        threadIdx.x = t, blockIdx.x = first + rank, blockDim.x = threads, gridDim.x = blocks;
+        self.lane = static_cast<int>(t % kLanes), self.warp = warps[i / kLanes].get();
+        self.rank = static_cast<int>(rank), self.block = together.blocks[rank].get();
+        self.arrival = arrival;
         kernel();
       });
     for (std::thread& thread : running) thread.join();
