@@ -96,6 +96,31 @@ void Builder::mean(const Step& s) {
   });
 }
 
+void Builder::adaptive(const Step& s) {
+  const Planes x = value(s.x).planes, y = value(s.out).planes;
+  const int64_t from[3] = {x.depth, x.height, x.width}, to[3] = {y.depth, y.height, y.width};
+  if (std::equal(from, from + 3, to)) return;  // nobody reads it (without_copies)
+  Step windows = s;  // the same as a pooling, where they neither overlap nor differ
+  windows.average = true;
+  bool even = true;
+  for (int d = 0; d < 3; ++d) {
+    even = even && from[d] % to[d] == 0;
+    windows.window.kernel[d] = windows.window.stride[d] = from[d] / to[d];
+    windows.window.dilation[d] = 1;
+  }
+  if (even) return pool(windows);
+  const Plan* plan = plan_.get();
+  const int64_t planes = y.images * y.channels, n = parts(planes);
+  work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
+    part(i, n, planes, [&](int64_t plane) {
+      const int64_t image = plane / y.channels, c = plane % y.channels;
+      plane_kernels().adaptive(plan->at(call, step.x) + x.at(image, c), x, y,
+                               plan->at(call, step.out) + y.at(image, c),
+                               panel_scratch(x.width + 16));
+    });
+  });
+}
+
 // Also the last part of a csr step over few tokens, where out is x.
 void Builder::add(const Step& s) {
   Value& v = value(s.out);

@@ -29,6 +29,7 @@ from sparseprune.program.patterns_layers import (
 )
 from sparseprune.program.steps import (
     Activation,
+    Adaptive,
     Add,
     Cat,
     Flatten,
@@ -128,12 +129,19 @@ def triple(dims: int, value: Any, missing: int) -> Triple | None:
 
 
 def adaptive_mean(dims: int) -> Pattern:
-    """The pattern of an adaptive average over that many dimensions: of everything."""
+    """The pattern of an adaptive average over that many dimensions."""
 
     def pattern(call: Call, input: Any, output_size: Any) -> Lowered | None:
-        if triple(dims, output_size, 1) != (1, 1, 1) or call.rank(input) != dims + 2:
+        given = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * dims
+        size = triple(dims, tuple(0 if n is None else n for n in given), 1)
+        if size is None or 0 in given or call.rank(input) != dims + 2:
             return None
-        return Lowered((input,), lambda b, x: b.add(Mean, x=x[0]), "image", "image")
+
+        def emit(b: Builder, x: list[int]) -> int:
+            everything = size == (1, 1, 1)
+            return b.add(Mean, x=x[0]) if everything else b.add(Adaptive, x=x[0], size=size)
+
+        return Lowered((input,), emit, "image", "image")
 
     return pattern
 

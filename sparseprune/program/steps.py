@@ -190,6 +190,19 @@ class Mean(Step):
 
 
 @dataclass(frozen=True)
+class Adaptive(Step):
+    """Averages over windows that share out an image: sizes become `size`, where 0 keeps one.
+
+    Output i of n is the mean of the elements from floor(i * size / n) to ceil((i + 1) * size / n).
+    """
+
+    word: ClassVar[str] = "adaptive"
+    out: int
+    x: int
+    size: Triple
+
+
+@dataclass(frozen=True)
 class Add(Step):
     """out = activation(x + residual), same shapes; residual -1 leaves the activation alone."""
 
@@ -240,7 +253,21 @@ class Output(Step):
 
 STEPS: dict[str, type[Step]] = {
     s.word: s
-    for s in (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Add, Scale, Cat, Flatten, Output)
+    for s in (
+        Input,
+        Csr,
+        Bitmask,
+        Linear,
+        Depthwise,
+        Pool,
+        Mean,
+        Adaptive,
+        Add,
+        Scale,
+        Cat,
+        Flatten,
+        Output,
+    )
 }
 
 

@@ -321,6 +321,10 @@ POOL_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg_not_counted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
     "avg_ceil": lambda x: F.avg_pool2d(x, 2, 2, 1, True),
     "mean": nn.AdaptiveAvgPool2d(1),
+    "adaptive": nn.AdaptiveAvgPool2d((4, 3)),
+    "adaptive_same": nn.AdaptiveAvgPool2d((9, 8)),
+    "adaptive_more": lambda x: F.adaptive_avg_pool2d(x, 11),
+    "adaptive_kept": nn.AdaptiveAvgPool2d((None, 4)),
     "mean_keepdim": lambda x: x.mean(dim=(-1, -2), keepdim=True),
 }
 FLATTEN_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -337,6 +341,7 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     **{f"act_{k}": lambda f=f: two_convs(f) for k, f in ACTIVATION_CALLS.items()},
     **{f"pool_{k}": lambda f=f: two_convs(f) for k, f in POOL_CALLS.items()},
     **{f"flat_{k}": lambda f=f: by_size(f) for k, f in FLATTEN_CALLS.items()},
+    "adaptive_flat": lambda: then_linear(lambda x: F.adaptive_avg_pool2d(x, 7).flatten(1), 294),
     "mean_dims": lambda: then_linear(lambda x: x.mean([2, 3])),
     "torch_mean": lambda: then_linear(lambda x: torch.mean(x, (-1, 2))),
     "dropout": dropped,

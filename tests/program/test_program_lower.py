@@ -55,6 +55,7 @@ WORDS = {
     "packed_conv1d": ["csr csr csr"],
     "packed_conv3d": ["csr csr csr"],
     "flat_view": ["csr pool flatten csr"],
+    "adaptive_flat": ["csr adaptive flatten csr"],
     "mean_dims": ["csr mean flatten csr"],
     "two_inputs": ["csr csr csr"],
     "unsupported_middle": ["csr", "csr csr"],
