@@ -290,9 +290,7 @@ ADAPTIVE_ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
     },
     "no size": words("adaptive", list.pop),
     "depth": word("adaptive", 3, 2),
-    "depth of a window": words(
-        "csr", lambda found: found.__setitem__(slice(16, 22), "1 1 1 1 1 1".split())
-    ),
+    "depth of a window": words("csr", lambda found: found.__setitem__(slice(16, 22), ["1"] * 6)),
     "of tokens": words(
         "flatten",
         lambda found: found.__setitem__(slice(0, 3), ["adaptive", "3", "2", "1", "1", "1"]),
@@ -313,7 +311,7 @@ def test_other_sizes_are_told_from_the_weight(size: int, adaptive: bytes, tmp_pa
     path = tmp_path / "file"
     path.write_bytes(adaptive)
     edit(path, lambda manifest, _: word("adaptive", 4, size)(manifest))
-    with pytest.raises((RuntimeError, ValueError), match="features|channels"):
+    with pytest.raises((RuntimeError, ValueError), match=r"features|channels"):
         run(load(path), image(2, 3, 16, 14))
 
 

@@ -51,7 +51,7 @@ def test_network(name: str, folded: bool) -> None:
 
 
 def test_the_classifier_of_vgg16_is_in_its_program() -> None:
-    """At the size of ImageNet the pooling to 7 x 7 finds 7 x 7; elsewhere it averages or repeats."""
+    """At 224 px the pooling to 7 x 7 finds 7 x 7; elsewhere it averages or repeats."""
     model = VGG16(num_classes=10).eval()
     for place, (inputs, outputs) in {0: (512 * 49, 16), 3: (16, 16), 6: (16, 10)}.items():
         model.classifier[place] = nn.Linear(inputs, outputs)
