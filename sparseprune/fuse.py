@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from sparseprune.copying import copy_with
 from sparseprune.formats.base import Clamp
-from sparseprune.nn import SPARSE
+from sparseprune.nn import LEAVES, SPARSE
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Clamp]] = {
     nn.ReLU: lambda module: (0.0, None),
@@ -22,8 +22,8 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Clamp]] = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        sparse = isinstance(m, tuple(SPARSE.values()))
-        return sparse or super().is_leaf_module(m, module_qualified_name)
+        own = isinstance(m, LEAVES)
+        return own or super().is_leaf_module(m, module_qualified_name)
 
 
 def fuse_activations(model: nn.Module) -> str | None:
