@@ -169,15 +169,63 @@ def test_converted_saved_and_loaded(keep_dense: str, tmp_path: Path) -> None:
         close([compiled(x)], [expected])
 
 
-def test_what_stays_dense_is_told() -> None:
-    model = nn.Sequential(
-        nn.Linear(12, 12),
-        zeroed(Bare(lambda m, x: F.linear(x, m.w) * 2, 12, 12)),
-        nn.Linear(12, 12),
+WEIGHTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "F.linear": (lambda: Bare(lambda m, x: F.linear(x, m.w, m.b), 12, 12), ""),
+    "masked": (lambda: Masked(12, 12), ""),
+    "subclass": (lambda: Own(12, 12), ""),
+    "F.linear and more": (
+        lambda: Bare(lambda m, x: F.linear(x, m.w) * 2, 12, 12),
+        "Bare uses it itself",
+    ),
+    "matmul": (lambda: Bare(lambda m, x: x @ m.w, 12, 12), "Bare uses it itself"),
+    "read by its parent": (
+        lambda: Reads(lambda m, x: F.linear(x, m.layer.weight)),
+        "read directly",
+    ),
+    "called by its parent": (lambda: Reads(lambda m, x: m.layer(x)), ""),
+    "attention": (lambda: Reads(lambda m, x: m.own(x, x, x)[0], nn.MultiheadAttention(12, 2)), ""),
+    "attention with keys of its own": (
+        lambda: Reads(
+            lambda m, x: m.own(x, x, x)[0], nn.MultiheadAttention(12, 2, add_bias_kv=True)
+        ),
+        "add_bias_kv has no sparse form",
+    ),
+    "bilinear": (
+        lambda: Reads(lambda m, x: m.own(x, x), nn.Bilinear(12, 12, 12)),
+        "Bilinear has no sparse kernel",
+    ),
+}
+"""How a weight is used, and why it stays dense, if it does."""
+
+
+class Reads(nn.Module):
+    """A function of a layer that it holds."""
+
+    def __init__(self, use: Callable[[Any, Tensor], Tensor], own: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.own, self.use = nn.Linear(12, 12), own, use
+        if own is not None:
+            del self.layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self, x)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_the_report_tells_what_stays_dense(name: str) -> None:
+    make, reason = WEIGHTS[name]
+    model, x = (
+        zeroed(nn.Sequential(nn.Linear(12, 12), make(), nn.Linear(12, 12))),
+        torch.randn(3, 12),
     )
-    fast = convert(model, torch.randn(3, 12), keep_dense="never")
-    (reason,) = (row.reason for row in fast.report.rows if row.name == "1.w")
-    assert reason.startswith("Bare uses it itself")
+    fast = convert(model, x, keep_dense="never")
+    rows = [row for row in fast.report.rows if row.name.startswith("1")]
+    assert rows and any(
+        reason in row.reason for row in rows if (row.kernel == "dense") or not reason
+    )
+    assert reason or all(row.kernel != "dense" for row in rows)
+    with torch.inference_mode():
+        close([fast(x)], [in_double(model, x)])
 
 
 def test_conv1d_of_transformers(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sparseprune.program.patterns_layers import (
     linear,
     norm,
     pad,
+    pad_module,
     sparse_conv,
     strided,
 )
@@ -143,6 +144,8 @@ def _free_module(call: Call, m: nn.Module, input: Any) -> Lowered | None:
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
             nn.FeatureAlphaDropout, nn.Identity)  # fmt: skip
+PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+        nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)  # fmt: skip
 MODULES: dict[type[nn.Module], Pattern] = {
     SparseLinear: linear,
     nn.Linear: dense_linear,
@@ -165,6 +168,7 @@ MODULES: dict[type[nn.Module], Pattern] = {
     nn.AdaptiveAvgPool2d: mean_module(2),
     nn.AdaptiveAvgPool3d: mean_module(3),
     nn.Flatten: _flatten_module,
+    **dict.fromkeys(PADS, pad_module),
     **dict.fromkeys(DROPOUTS, _free_module),
     **ACTIVATIONS,
 }

@@ -79,6 +79,12 @@ NOTHING_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "clone": lambda x: x.clone(),
     "sum_of_one": lambda x: sum([x]),
 }
+PAD_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sides": lambda x: F.pad(x, (0, 1, 2, 0)),
+    "module": nn.ZeroPad2d((1, 2, 0, 3)),
+    "constant": nn.ConstantPad2d(1, 0.0),
+    "channels_too": lambda x: F.pad(x, (0, 1, 2, 0, 1, 2))[:, 1:7],
+}
 SUM_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch_add": lambda x: torch.add(x, F.relu(x)),
     "method": lambda x: x.add(F.relu(x)),

@@ -12,6 +12,7 @@ from program_calls import (
     ACTIVATION_CALLS,
     FLATTEN_CALLS,
     NOTHING_CALLS,
+    PAD_CALLS,
     POOL_CALLS,
     SUM_CALLS,
 )
@@ -304,6 +305,7 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     **{f"act_{k}": lambda f=f: two_convs(f) for k, f in ACTIVATION_CALLS.items()},
     **{f"pool_{k}": lambda f=f: two_convs(f) for k, f in POOL_CALLS.items()},
     **{f"nothing_{k}": lambda f=f: two_convs(f) for k, f in NOTHING_CALLS.items()},
+    **{f"pad_{k}": lambda f=f: two_convs(f) for k, f in PAD_CALLS.items()},
     **{f"sum_{k}": lambda f=f: two_convs(f) for k, f in SUM_CALLS.items()},
     **{f"flat_{k}": lambda f=f: by_size(f) for k, f in FLATTEN_CALLS.items()},
     "adaptive_flat": lambda: then_linear(lambda x: F.adaptive_avg_pool2d(x, 7).flatten(1), 294),

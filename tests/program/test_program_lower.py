@@ -56,6 +56,7 @@ WORDS = {
     "packed_conv3d": ["csr csr csr"],
     **{f"flat_{name}": ["csr pool flatten csr"] for name in FLATTEN_CALLS},
     **{f"nothing_{name}": ["csr csr"] for name in NOTHING_CALLS},
+    **{f"pad_{name}": ["csr csr csr"] for name in ("sides", "module", "constant")},
     **{f"sum_{name}": ["csr add add csr"] for name in SUM_CALLS},
     **{f"act_{name}": ["csr csr"] for name in ACTIVATION_CALLS if name != "twice"},
     "adaptive_flat": ["csr adaptive flatten csr"],
