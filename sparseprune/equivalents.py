@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from sparseprune.copying import copy_with
 from sparseprune.nn.attention import MultiheadAttention, linear_of
+from sparseprune.program.mutation import changes
 
 Layer: TypeAlias = Any
 """nn.Linear or a convolution."""
@@ -75,6 +76,8 @@ def _by_forward(module: nn.Module) -> Layer | None:
     graph = fx.Tracer().trace(copy_with(module, {}))
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     call: Any = next(iter(reversed(graph.nodes))).args[0]
+    if any(changes(node, {}) or not (node.users or node.op == "output") for node in graph.nodes):
+        return None  # it does something besides
     if call.target not in CALLS or inputs != [call.args[0]] or len(inputs[0].users) > 1:
         return None
     args, kwargs = _constants(module, graph, call)

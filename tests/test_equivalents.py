@@ -88,6 +88,8 @@ NOT_EQUIVALENT: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "more": lambda m, x: F.linear(x, m.w) * 2,
     "before": lambda m, x: F.linear(x.relu(), m.w),
     "size": lambda m, x: F.linear(x, m.w / x.shape[0]),
+    "in_place": lambda m, x: F.linear(x, m.w.mul_(1.0)),
+    "besides": lambda m, x: (m.w.abs(), F.linear(x, m.w))[1],
     "noise": lambda m, x: F.linear(x, m.w + torch.randn_like(m.w)),
     "branch": lambda m, x: F.linear(x, m.w) if x.sum() > 0 else x,
     "product": lambda m, x: x @ m.w,

@@ -98,17 +98,7 @@ void Builder::mean(const Step& s) {
 
 void Builder::adaptive(const Step& s) {
   const Planes x = value(s.x).planes, y = value(s.out).planes;
-  const int64_t from[3] = {x.depth, x.height, x.width}, to[3] = {y.depth, y.height, y.width};
-  if (std::equal(from, from + 3, to)) return;  // nobody reads it (without_copies)
-  Step windows = s;  // the same as a pooling, where they neither overlap nor differ
-  windows.average = true;
-  bool even = true;
-  for (int d = 0; d < 3; ++d) {
-    even = even && from[d] % to[d] == 0;
-    windows.window.kernel[d] = windows.window.stride[d] = from[d] / to[d];
-    windows.window.dilation[d] = 1;
-  }
-  if (even) return pool(windows);
+  if (x.depth == y.depth && x.height == y.height && x.width == y.width) return;  // without_copies
   const Plan* plan = plan_.get();
   const int64_t planes = y.images * y.channels, n = parts(planes);
   work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
