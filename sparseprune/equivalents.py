@@ -32,7 +32,8 @@ def equivalents(model: nn.Module, least: float) -> dict[nn.Module, nn.Module]:
     for module in model.modules():
         made = equivalent(module)
         if made is not None and any(_zeros(p) >= least for p in made.parameters() if p.dim() > 1):
-            found[module] = made.eval()
+            trained = any(p.requires_grad for p in module.parameters())
+            found[module] = made.eval().requires_grad_(trained)
     return found
 
 

@@ -109,6 +109,9 @@ def test_layers_of_ones_own(name: str) -> None:
     close([layer(x)], [in_double(module, x)])
     assert list(equivalents(nn.Sequential(module), 0.3)) == [module]
     assert not equivalents(nn.Sequential(module), 0.99)
+    for trained in (False, True):
+        (layer,) = equivalents(module.requires_grad_(trained), 0.3).values()
+        assert {p.requires_grad for p in layer.parameters()} == {trained}
 
 
 @pytest.mark.parametrize("name", NOT_EQUIVALENT)

@@ -251,24 +251,10 @@ class Output(Step):
     x: int
 
 
-STEPS: dict[str, type[Step]] = {
-    s.word: s
-    for s in (
-        Input,
-        Csr,
-        Bitmask,
-        Linear,
-        Depthwise,
-        Pool,
-        Mean,
-        Adaptive,
-        Add,
-        Scale,
-        Cat,
-        Flatten,
-        Output,
-    )
-}
+_ALL = (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Adaptive, Add, Scale, Cat, Flatten,
+        Output)  # fmt: skip
+STEPS: dict[str, type[Step]] = {s.word: s for s in _ALL}
+"""First word of a line -> its step."""
 
 
 def to_text(steps: list[Step]) -> str:
