@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from copy import deepcopy
 from typing import Any
 
@@ -12,10 +13,11 @@ from sparseprune import backends
 from sparseprune.autotune import caller
 from sparseprune.choose import WORTH_MEASURING, Layer, choose, share_weights, watch
 from sparseprune.copying import copy_settled, copy_with
+from sparseprune.equivalents import equivalents
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import FORMATS, Format, PackedWeight
 from sparseprune.forms import settle
-from sparseprune.nn import SPARSE
+from sparseprune.nn import SPARSE, MultiheadAttention
 from sparseprune.program.fold import fold_batchnorm
 from sparseprune.report import Report, Row
 from sparseprune.tuning import kept_times
@@ -35,9 +37,11 @@ def convert(
 
     Every Linear, Conv1d, Conv2d and Conv3d is timed dense and in each fitting format on the inputs
     that it really gets. The given model is not changed. Exact zeros, Masks and
-    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy. Batch
-    normalisation is folded into the layer before it; a ReLU, ReLU6 or Hardtanh module that alone
-    reads a packed layer joins it.
+    torch.nn.utils.prune are all understood; parametrizations are made permanent in the copy. Where
+    they are pruned, nn.MultiheadAttention, layers of one's own whose forward is one F.linear or
+    F.conv, and Conv1D of transformers are taken for the layers that they are equivalent to
+    (:mod:`sparseprune.equivalents`). Batch normalisation is folded into the layer before it; a
+    ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it.
     Where torch.fx can trace the model, whole regions of it become programs: one native call that
     keeps its activations in the layout of its kernels (:mod:`sparseprune.program`), each weight
     packed as is fastest there. The fastest of dense, packed layers and programs stays.
@@ -69,13 +73,14 @@ def convert(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     formats = _check_arguments(model, backend, format, keep_dense)
     dense = copy_settled(model).eval()
-    if not any(type(m) in SPARSE for m in dense.modules()):
+    instead = equivalents(dense, WORTH_MEASURING)
+    if not instead and not any(type(m) in SPARSE for m in dense.modules()):
         raise bad("convert", "model", "a model with Linear, Conv1d, Conv2d or Conv3d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
     inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
     buffers = {buffer: buffer.clone() for buffer in dense.buffers()}
     with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
-        folded = copy_with(dense, {}).eval()
+        folded = copy_with(dense, instead).eval()
         fold_batchnorm(folded, inputs)
         layers = _find_layers(folded)
         watch(layers, caller(folded, inputs))
@@ -89,7 +94,7 @@ def convert(
             converted = settle(dense, folded, layers, report, inputs, backend, keep_dense, kept)
         for buffer, before in buffers.items():  # what the runs counted or cached
             buffer.copy_(before)
-    report.rows += _unsupported(converted)
+    report.rows += _unsupported(converted, instead.keys())
     converted.report = report  # type: ignore[assignment]
     return converted
 
@@ -147,11 +152,15 @@ def _find_layers(model: nn.Module) -> list[Layer]:
     return list(layers.values())
 
 
-def _unsupported(model: nn.Module) -> list[Row]:
-    """A row for every layer with pruned or prunable weights that has no sparse twin."""
+def _unsupported(model: nn.Module, known: Collection[nn.Module]) -> list[Row]:
+    """A row for every layer with pruned or prunable weights that has no sparse twin.
+
+    Those in `known` have rows already, as the layers that they are equivalent to.
+    """
     rows = []
     for name, module in model.named_modules():
-        if type(module) in SPARSE or isinstance(module, (*SPARSE.values(), PackedWeight)):
+        packed = isinstance(module, (*SPARSE.values(), PackedWeight))
+        if type(module) in SPARSE or packed or module in known:
             continue
         for parameter, weight in module.named_parameters(recurse=False):
             if weight.dim() < 2 or isinstance(module, nn.Embedding):
@@ -169,7 +178,17 @@ def _unsupported(model: nn.Module) -> list[Row]:
                         nonzeros=nonzeros,
                         dense_bytes=weight.nbytes,
                         packed_bytes=weight.nbytes,
-                        reason=f"{type(module).__name__} has no sparse kernel",
+                        reason=_why_dense(module, sparsity),
                     )
                 )
     return rows
+
+
+def _why_dense(module: nn.Module, sparsity: float) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.MultiheadAttention):
+        refused = MultiheadAttention.refuses(module)
+        return refused or f"{sparsity:.0%} zeros do not repay an index"
+    if type(module).__module__.startswith("torch.nn."):
+        return f"{kind} has no sparse kernel"
+    return f"{kind} uses it itself: weights of an nn.Linear or a convolution are packed"

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from sparseprune.copying import copy_with
 from sparseprune.formats.base import Clamp
-from sparseprune.nn import SPARSE
+from sparseprune.nn import LEAVES, SPARSE
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Clamp]] = {
     nn.ReLU: lambda module: (0.0, None),
@@ -20,10 +20,12 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Clamp]] = {
 """Activation -> lowest and highest output."""
 
 
-class _Tracer(fx.Tracer):
+class LayerTracer(fx.Tracer):
+    """Layers of this package are leaves, as those of torch are."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        sparse = isinstance(m, tuple(SPARSE.values()))
-        return sparse or super().is_leaf_module(m, module_qualified_name)
+        own = isinstance(m, LEAVES)
+        return own or super().is_leaf_module(m, module_qualified_name)
 
 
 def fuse_activations(model: nn.Module) -> str | None:
@@ -38,7 +40,7 @@ def fuse_activations(model: nn.Module) -> str | None:
     if not any(type(m) in ACTIVATIONS for m in model.modules()):
         return None
     try:  # a copy, because tracing runs the forward and may leave its placeholders behind
-        graph = _Tracer().trace(copy_with(model, {}))
+        graph = LayerTracer().trace(copy_with(model, {}))
     except Exception as error:  # the model's own code
         return f"{type(error).__name__}: {error}".splitlines()[0]
     modules = dict(model.named_modules(remove_duplicate=False))

@@ -294,6 +294,52 @@ def test_steps_of_two_weights_are_not_mixed(tmp_path: Path) -> None:
     refused(tmp_path / "file", change, "those of one packed weight")
 
 
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A network that averages to 3 x 2 and flattens."""
+    path = tmp_path_factory.mktemp("io") / "file"
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(),
+                          nn.Linear(48, 5))  # fmt: skip
+    fast = pack_all(model, "csr/groups").eval()
+    assert plan(fast, image(2, 3, 16, 14)) is None
+    save(fast, path)
+    return path.read_bytes()
+
+
+ADAPTIVE_ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
+    **{
+        f"adaptive {place} {number}": word("adaptive", place, number)
+        for place in (1, 2, 3, 4, 5)
+        for number in (-1, 7, 2**17, 10**30)
+        if not (place > 3 and number == 7)
+    },
+    "no size": words("adaptive", list.pop),
+    "depth": word("adaptive", 3, 2),
+    "depth of a window": words("csr", lambda found: found.__setitem__(slice(16, 22), ["1"] * 6)),
+    "of tokens": words(
+        "flatten",
+        lambda found: found.__setitem__(slice(0, 3), ["adaptive", "3", "2", "1", "1", "1"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ADAPTIVE_ATTACKS)
+def test_no_image_grows_where_it_has_no_size(attack: str, adaptive: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(adaptive)
+    refused(path, lambda manifest, _: ADAPTIVE_ATTACKS[attack](manifest), "not allowed|manifest")
+
+
+@pytest.mark.parametrize("size", [1, 4, 65536])
+def test_other_sizes_are_told_from_the_weight(size: int, adaptive: bytes, tmp_path: Path) -> None:
+    """What flatten gives depends on the inputs: the op itself looks."""
+    path = tmp_path / "file"
+    path.write_bytes(adaptive)
+    edit(path, lambda manifest, _: word("adaptive", 4, size)(manifest))
+    with pytest.raises((RuntimeError, ValueError), match=r"features|channels"):
+        run(load(path), image(2, 3, 16, 14))
+
+
 def test_values_too_large_to_count_are_refused() -> None:
     """Sizes whose product wraps around would make memory that is too small."""
     wide = Window(before=(2**16,) * 3, after=(2**16,) * 3)

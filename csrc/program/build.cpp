@@ -1,6 +1,7 @@
 #include "program/build.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "kernels/cpu/table.h"
@@ -24,6 +25,21 @@ bool strides(const Step& s) {
   if (plain(w) || w.mode != PadMode::kZeros) return false;
   if (s.word == Word::kDepthwise) return w.stride[2] == 2;
   return w.stride[2] <= 2 && w.taps() <= kFewTaps;
+}
+
+bool same_size(const Shape& a, const Shape& b) { return std::equal(a.size, a.size + 3, b.size); }
+
+// An image that has the sizes asked for already is read where it lies.
+std::vector<Step> without_copies(std::vector<Step> steps, const std::vector<Value>& values) {
+  std::vector<int64_t> source(values.size());
+  std::iota(source.begin(), source.end(), 0);
+  for (Step& s : steps) {
+    if (s.x >= 0) s.x = source[s.x];
+    if (s.y >= 0) s.y = source[s.y];
+    if (s.word == Word::kAdaptive && same_size(values[s.x].shape, values[s.out].shape))
+      source[s.out] = s.x;
+  }
+  return steps;
 }
 
 }  // namespace
@@ -53,7 +69,7 @@ Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& input
       plan_(std::make_unique<Plan>()),
       layout_(plan_->values) {
   plan_->values = infer(steps, inputs);
-  steps_ = lay_out_tokens(steps, plan_->values, lanes_);
+  steps_ = lay_out_tokens(without_copies(steps, plan_->values), plan_->values, lanes_);
   taps_.resize(steps_.size());
   for (size_t i = 0; i < steps_.size(); ++i) constrain(i);
   layout_.resolve();
@@ -185,6 +201,8 @@ void Builder::emit(size_t step) {
       return pool(s);
     case Word::kMean:
       return mean(s);
+    case Word::kAdaptive:
+      return adaptive(s);
     case Word::kAdd:
       return add(s);
     case Word::kScale:

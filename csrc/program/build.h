@@ -52,6 +52,7 @@ class Builder {
   void depthwise(size_t step);
   void pool(const Step& s);
   void mean(const Step& s);
+  void adaptive(const Step& s);
   void add(const Step& s);
   void scale(const Step& s);
   void cat(const Step& s);

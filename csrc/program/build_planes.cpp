@@ -96,6 +96,21 @@ void Builder::mean(const Step& s) {
   });
 }
 
+void Builder::adaptive(const Step& s) {
+  const Planes x = value(s.x).planes, y = value(s.out).planes;
+  if (x.depth == y.depth && x.height == y.height && x.width == y.width) return;  // without_copies
+  const Plan* plan = plan_.get();
+  const int64_t planes = y.images * y.channels, n = parts(planes);
+  work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
+    part(i, n, planes, [&](int64_t plane) {
+      const int64_t image = plane / y.channels, c = plane % y.channels;
+      plane_kernels().adaptive(plan->at(call, step.x) + x.at(image, c), x, y,
+                               plan->at(call, step.out) + y.at(image, c),
+                               panel_scratch(x.width + 16));
+    });
+  });
+}
+
 // Also the last part of a csr step over few tokens, where out is x.
 void Builder::add(const Step& s) {
   Value& v = value(s.out);

@@ -119,6 +119,10 @@ void read_pool(Line& line, Step& s) {
   s.window = window(line);
 }
 void read_x(Line& line, Step& s) { s.x = line.integer(); }
+void read_adaptive(Line& line, Step& s) {
+  s.x = line.integer();
+  for (int64_t& size : s.size) size = line.within(0, 1 << 16);
+}
 void read_pair(Line& line, Step& s) { s.x = line.integer(), s.y = line.integer(); }
 void read_add(Line& line, Step& s) { read_pair(line, s), s.activation = activation(line); }
 
@@ -134,6 +138,7 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"depthwise", {Word::kDepthwise, read_depthwise}},
                                                 {"pool", {Word::kPool, read_pool}},
                                                 {"mean", {Word::kMean, read_x}},
+                                                {"adaptive", {Word::kAdaptive, read_adaptive}},
                                                 {"add", {Word::kAdd, read_add}},
                                                 {"scale", {Word::kScale, read_add}},
                                                 {"cat", {Word::kCat, read_pair}},

@@ -31,6 +31,7 @@ class Inference {
       refuse("program", "numbered in order of its steps", "value " + number(s.out));
     values.push_back({shape(s), {}});
     check_size(values.back().shape);
+    check_dims(values.back().shape);
   }
 
   // The steps may come from a file. Far below 2^63, sums and products of sizes stay what they are.
@@ -42,6 +43,13 @@ class Inference {
       floats *= static_cast<double>(size);
     }
     if (floats >= kMostFloats) refuse("inputs", "small enough to be computed", "more values");
+  }
+
+  // Outputs show as many dimensions as the first image has: in the others nothing may grow.
+  void check_dims(const Shape& y) const {
+    for (int64_t d = 0; d < std::min<int64_t>(3 - dims_, 3); ++d)
+      if (y.size[d] != 1)
+        refuse("program", "of images with " + number(dims_) + " sizes", number(y.size[d]));
   }
 
   const Shape& at(int64_t value) const {
@@ -70,6 +78,8 @@ class Inference {
         return pool(s);
       case Word::kMean:
         return mean(s);
+      case Word::kAdaptive:
+        return adaptive(s);
       case Word::kFlatten:
         return flatten(s);
       case Word::kCat:
@@ -103,6 +113,7 @@ class Inference {
       for (int64_t n : shape.lead) shape.images *= n;
     } else {
       shape.images = sizes[0];
+      if (dims_ < 0) dims_ = s.dims;
       for (int64_t d = 0; d < s.dims; ++d) shape.size[3 - s.dims + d] = sizes[2 + d];
     }
     return shape;
@@ -168,6 +179,14 @@ class Inference {
     y.size[0] = y.size[1] = y.size[2] = 1;
     return y;
   }
+  Shape adaptive(const Step& s) {
+    Shape y = image(s.x);
+    for (int d = 0; d < 3; ++d) {
+      if (y.size[d] < 1) refuse("inputs", "of positive sizes", number(y.size[d]));
+      if (s.size[d]) y.size[d] = s.size[d];
+    }
+    return y;
+  }
   Shape flatten(const Step& s) {
     const Shape& x = image(s.x);
     Shape y;
@@ -204,6 +223,7 @@ class Inference {
 
   const std::vector<Sizes>& inputs_;
   size_t used_ = 0;
+  int64_t dims_ = -1;  // of the first image
 };
 
 }  // namespace

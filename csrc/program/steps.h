@@ -30,6 +30,7 @@ enum class Word {
   kDepthwise,
   kPool,
   kMean,
+  kAdaptive,
   kAdd,
   kScale,
   kCat,
@@ -48,6 +49,7 @@ struct Step {
   int64_t channels = 0, multiplier = 1, dims = 2;
   bool tokens = false;  // of an input
   bool average = false, ceil = false, count_padding = false;
+  int64_t size[3] = {1, 1, 1};  // that adaptive averages make; 0 keeps one
   Window window{};
   Activation activation{};
 };

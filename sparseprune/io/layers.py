@@ -22,12 +22,21 @@ from sparseprune.formats import (
 from sparseprune.formats.base import Clamp
 from sparseprune.io.allowed import CONTAINERS, LAYER_NAMES, LAYERS
 from sparseprune.io.values import decode, decode_setting, encode, encode_setting
-from sparseprune.nn import SparseConv, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
+from sparseprune.nn import (
+    MultiheadAttention,
+    SparseConv,
+    SparseConv1d,
+    SparseConv2d,
+    SparseConv3d,
+    SparseLinear,
+)
+from sparseprune.nn.attention import PROJECTIONS
 from sparseprune.program.steps import PADDINGS
 
 Spec = dict[str, Any]
 
 LINEAR, PACKED = "sparseprune.SparseLinear", "sparseprune."
+ATTENTION = PACKED + MultiheadAttention.__name__
 CONVS: dict[str, type[SparseConv]] = {
     PACKED + cls.__name__: cls for cls in (SparseConv1d, SparseConv2d, SparseConv3d)
 }
@@ -42,6 +51,7 @@ CHECKS = {
 """Stem -> what proves a packed weight safe, alone and in a convolution. Others are not loaded."""
 
 _WINDOW = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "clamp")
+_HEADS = {"num_heads": int, "dropout": float, "batch_first": bool}
 _ATTENTION = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
 _RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
         "bidirectional")  # fmt: skip
@@ -79,6 +89,8 @@ def describe(module: nn.Module) -> Spec:
         return {"type": LINEAR, "arguments": {"clamp": encode(module.clamp)}}
     if (conv := PACKED + type(module).__name__) in CONVS and type(module) is CONVS[conv]:
         return {"type": conv, "arguments": {n: encode(getattr(module, n)) for n in _WINDOW}}
+    if type(module) is MultiheadAttention:
+        return {"type": ATTENTION, "arguments": {n: encode(getattr(module, n)) for n in _HEADS}}
     name = LAYER_NAMES.get(type(module))
     if name is None:
         raise ValueError(f"{type(module).__qualname__} is not a layer of torch.nn")
@@ -164,6 +176,8 @@ def build(
         raise ValueError(f"layer type {kind!r} is not a name")
     if kind == LINEAR:
         return SparseLinear(*_packed(children, tensors), _clamp(spec))
+    if kind == ATTENTION:
+        return _attention(spec, children)
     if kind in CONVS:
         return _sparse_conv(CONVS[kind], spec, *_packed(children, tensors))
     if kind.removeprefix(PACKED) in CHECKS and kind.startswith(PACKED):
@@ -236,6 +250,15 @@ def _packed_weight(stem: str, spec: Spec, tensors: Mapping[str, Tensor]) -> Pack
         raise ValueError(f"packed weight {stem!r}: {error}") from error
     CHECKS[stem][0](weight)
     return weight.use()
+
+
+def _attention(spec: Spec, children: Mapping[str, nn.Module]) -> MultiheadAttention:
+    heads = {n: decode(v) for n, v in spec["arguments"].items()}
+    linear = all(type(child) in (nn.Linear, SparseLinear) for child in children.values())
+    fits = {n: type(v) for n, v in heads.items()} == _HEADS and 0 <= heads["dropout"] <= 1
+    if not fits or not linear or children.keys() != set(PROJECTIONS):
+        raise ValueError(f"an attention of {sorted(children)} with {str(heads)[:200]}")
+    return MultiheadAttention(**children, **heads)  # type: ignore[arg-type]
 
 
 def _clamp(spec: Spec) -> Clamp:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sparseprune.copying import copy_settled, copy_with
+from sparseprune.equivalents import equivalent
 from sparseprune.io import layers
+from sparseprune.io.allowed import LAYER_NAMES
 from sparseprune.io.network import (
     Builder,
     Manifest,
@@ -21,6 +23,8 @@ from sparseprune.nn import SparseConv, SparseLinear
 IDENTITY = layers.describe(nn.Identity())["type"]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = {layers.ATTENTION, layers.LINEAR, *layers.CONVS, *(LAYER_NAMES[kind] for kind in DENSE)}
+"""Names in a file of what equivalents are made of."""
 
 
 def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Module:
@@ -35,6 +39,7 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
         raise ValueError(
             f"the file holds a {manifest['class']}, the given model is a {type(copy).__qualname__}"
         )
+    copy = _as_layers(copy, manifest)
     restored = restore_tensors(manifest, tensors)
     builder = Builder(manifest, restored)
     sparse = {
@@ -49,6 +54,17 @@ def load_onto(model: nn.Module, manifest: Manifest, tensors: Tensors) -> nn.Modu
             _share(copy, path, spec["same"])
     _fill(copy, manifest, restored)
     return copy.eval()
+
+
+def _as_layers(model: nn.Module, manifest: Manifest) -> nn.Module:
+    """What convert() took for layers that it is equivalent to is those layers here too."""
+    made = {
+        module: layer
+        for path, module in model.named_modules()
+        if manifest["modules"].get(path, {}).get("type") in LAYERS
+        and (layer := equivalent(module)) is not None
+    }
+    return copy_with(model, made) if made else model
 
 
 def _instead_of(dense: nn.Module, sparse: nn.Module, path: str) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from sparseprune.nn.attention import MultiheadAttention
 from sparseprune.nn.conv import SparseConv, SparseConv2d
 from sparseprune.nn.conv_program import SparseConv1d, SparseConv3d
 from sparseprune.nn.linear import SparseLinear
@@ -17,8 +18,13 @@ SPARSE: dict[type[nn.Module], type[SparseLinear] | type[SparseConv]] = {
 }
 """Dense layer -> the sparse layer that takes its place. Exact types: a subclass may do more."""
 
+LEAVES = (*SPARSE.values(), MultiheadAttention)
+"""Layers of this package, which torch.fx is not to look into."""
+
 __all__ = [
+    "LEAVES",
     "SPARSE",
+    "MultiheadAttention",
     "SparseConv",
     "SparseConv1d",
     "SparseConv2d",

@@ -26,6 +26,7 @@ from sparseprune.program.checks import check_program
 from sparseprune.program.shapes import output_shapes
 from sparseprune.program.steps import (
     Activation,
+    Adaptive,
     Add,
     Bitmask,
     Cat,
@@ -254,6 +255,10 @@ def _pool(step: Pool, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return F.avg_pool3d(x, w.kernel, w.stride, w.before, bool(step.ceil), bool(step.count_padding))
 
 
+def _adaptive(step: Adaptive, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    return F.adaptive_avg_pool3d(values[step.x], tuple(size or None for size in step.size))  # type: ignore[arg-type]
+
+
 def _add(step: Add, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return _finish(values[step.x], step, values)
 
@@ -293,6 +298,7 @@ KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] =
     Depthwise: _depthwise,
     Pool: _pool,
     Mean: lambda step, values, weights: values[step.x].mean((2, 3, 4), keepdim=True),
+    Adaptive: _adaptive,
     Add: _add,
     Scale: _scale,
     Cat: lambda step, values, weights: torch.cat([values[step.x], values[step.y]], 1),

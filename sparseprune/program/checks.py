@@ -7,6 +7,7 @@ from sparseprune.program.steps import (
     ACTIVATIONS,
     PADDINGS,
     Activation,
+    Adaptive,
     Add,
     Bitmask,
     Csr,
@@ -67,6 +68,8 @@ def check_program(steps: list[Step]) -> None:
     dims = {step.dims for step in steps if isinstance(step, Input) and step.kind == "image"}
     if len(dims) > 1:
         raise bad("program", "image inputs", "of one number of dimensions", sorted(dims), _WAY_OUT)
+    for step in steps:
+        _check_lacking(step, 3 - max(dims, default=0))
     if not any(isinstance(step, Input) for step in steps) or not isinstance(steps[-1], Output):
         raise bad("program", "steps", "with an input and, last, an output", steps[-1:], _WAY_OUT)
 
@@ -106,6 +109,20 @@ def _check_fields(step: Step) -> None:
         raise bad("program", f"rows of {step}", "divisible by groups", step.rows, _WAY_OUT)
     if isinstance(step, Pool) and step.kind not in ("max", "avg"):
         raise bad("program", f"kind of {step}", "max or avg", step.kind, _WAY_OUT)
+    if isinstance(step, Adaptive) and not all(0 <= n <= MOST_IN_WINDOW for n in step.size):
+        raise bad("program", f"size of {step}", f"at least 0 and at most {MOST_IN_WINDOW}",
+                  step.size, _WAY_OUT)  # fmt: skip
+
+
+def _check_lacking(step: Step, lacking: int) -> None:
+    """Nothing grows in the dimensions that the images do not have: outputs would not show it."""
+    w, size = getattr(step, "window", Window()), getattr(step, "size", (1, 1, 1))
+    numbers = (w.kernel, w.stride, w.dilation, size, w.before, w.after)
+    for i in range(lacking):
+        found = [triple[i] for triple in numbers]
+        if found != [1, 1, 1, 1, 0, 0]:
+            raise bad("program", f"dimension {i - 3} of {step}", "left alone, as images lack it",
+                      found, _WAY_OUT)  # fmt: skip
 
 
 def _check_window(step: Step, window: Window) -> None:

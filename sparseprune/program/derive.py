@@ -111,7 +111,7 @@ def check_derived(derived: Derived, layer: nn.Module) -> None:
     if kinds:
         fits = type(layer) in kinds and _can(derived, layer)
     else:
-        fits = not derived.path and _placed(derived.numbers)
+        fits = not derived.path and can_place(*derived.numbers)
     if not fits:
         raise bad("Program", f"source of {derived.recipe} {derived.name!r}", expected,
                   f"{type(layer).__name__} {derived.numbers}", "save the model again")  # fmt: skip
@@ -128,7 +128,8 @@ def _can(derived: Derived, layer: Any) -> bool:
     return _format(numbers).refuses(weight, layer.groups) is None
 
 
-def _placed(numbers: tuple[int, ...]) -> bool:
+def can_place(*numbers: int) -> bool:
+    """Whether the recipe "place" takes these numbers."""
     if len(numbers) != 3 or any(type(n) is not int or n < 0 for n in numbers):
         return False
     return sum(numbers) * numbers[0] <= MAX_PLACED

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from sparseprune.autotune import caller
 from sparseprune.copying import copy_with
+from sparseprune.fuse import LayerTracer
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.tracing import NotTraced, trace
 
@@ -60,7 +61,7 @@ def _graphs(model: nn.Module, inputs: Any) -> list[fx.Graph] | str:
     graphs: list[fx.Graph] = []
     reason = ""
     try:  # a copy, because tracing runs the forward and may leave its placeholders behind
-        graphs.append(fx.Tracer().trace(copy_with(model, {})))
+        graphs.append(LayerTracer().trace(copy_with(model, {})))
     except Exception as error:  # the model's own code
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     if inputs is not None:

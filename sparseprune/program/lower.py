@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import getitem
+from operator import floordiv, getitem, mul
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from sparseprune.program import mutation
@@ -113,19 +114,21 @@ def classify(node: fx.Node, modules: Modules, shapes: Probe) -> Lowered | None:
 def _drop_sizes(graph: fx.Graph, shapes: Probe, modules: Modules) -> None:
     """view(x.size(0), -1) becomes flatten(1), so that nobody reads x for its size alone."""
     for node in list(graph.nodes):
-        reshapes = node.op == "call_method" and node.target in ("view", "reshape")
+        reshapes = node.target in ("view", "reshape", torch.reshape)
         if reshapes and classify(node, modules, shapes) is not None:
-            node.args, node.kwargs, node.target = (node.args[0], 1), {}, "flatten"
+            node.op, node.target = "call_method", "flatten"
+            node.args, node.kwargs = (node.args[0], 1), {}
     for node in reversed(list(graph.nodes)):
-        asks = node.op == "call_method" and node.target in ("size", "dim")
-        asks |= node.op == "call_function" and node.target is getattr
-        asks |= node.op == "call_function" and shapes(node) is None and _takes_item(node)
-        if asks and not node.users:
+        asks = node.target in ASKING_METHODS if node.op == "call_method" else (
+            node.op == "call_function" and node.target in ASKING_FUNCTIONS
+        )  # fmt: skip
+        if asks and not node.users and shapes(node) is None:
             graph.erase_node(node)
 
 
-def _takes_item(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") == "getitem"
+ASKING_METHODS = {"size", "dim", "numel"}
+ASKING_FUNCTIONS = {getattr, getitem, mul, floordiv}
+"""What only numbers are read and made with, where it makes no tensor."""
 
 
 def _worth_it(region: Region, lowered: dict[fx.Node, Lowered], kinds: Kinds, shapes: Probe) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +24,19 @@ from sparseprune.program.patterns_layers import (
     linear,
     norm,
     pad,
+    pad_module,
     sparse_conv,
     strided,
 )
-from sparseprune.program.steps import (
-    Activation,
-    Add,
-    Cat,
-    Flatten,
-    Mean,
-    Pool,
-    Scale,
-    Triple,
-    Window,
+from sparseprune.program.patterns_pool import (
+    Pattern,
+    adaptive_mean,
+    mean,
+    mean_module,
+    pool,
+    pool_module,
 )
-
-Pattern: TypeAlias = Callable[..., "Lowered | None"]
+from sparseprune.program.steps import Activation, Add, Cat, Flatten, Scale
 
 
 def identity(call: Call, input: Any, *_: Any, **__: Any) -> Lowered:
@@ -53,10 +50,31 @@ def dropout(call: Call, input: Any, p: float = 0.5, training: bool = True,
     return None if training is not False and p != 0 else identity(call, input)
 
 
+def alpha_dropout(call: Call, input: Any, p: float = 0.5, training: bool = False,
+                  inplace: bool = False) -> Lowered | None:  # fmt: skip
+    """The same for dropouts that do nothing unless they are asked to."""
+    return dropout(call, input, p, training)
+
+
+def torch_dropout(call: Call, input: Any, p: float, train: bool) -> Lowered | None:
+    """torch.dropout, whose arguments have names of their own."""
+    return dropout(call, input, p, train)
+
+
+def to(call: Call, input: Any, dtype: Any = torch.float32, *,
+       memory_format: Any = None) -> Lowered | None:  # fmt: skip
+    """Nothing, where neither dtype nor device changes."""
+    return identity(call, input) if dtype is torch.float32 else None
+
+
 def add(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Lowered | None:
-    """The sum of two values of the same shape."""
-    shapes = call.shapes(input)
-    if alpha != 1 or shapes is None or shapes != call.shapes(other):
+    """The sum of two values of the same shape, or of a value and the 0 that sum() begins with."""
+    if alpha != 1:
+        return None
+    for value, zero in ((input, other), (other, input)):
+        if type(zero) in (int, float) and zero == 0:
+            return identity(call, value)
+    if call.shapes(input) is None or call.shapes(input) != call.shapes(other):
         return None
 
     def emit(b: Builder, x: list[int]) -> int:
@@ -77,83 +95,6 @@ def mul(call: Call, input: Any, other: Any) -> Lowered | None:
     return None
 
 
-def pool(dims: int, kind: str) -> Pattern:
-    """The pattern of a pooling over that many dimensions."""
-
-    def lowered(call: Call, x: Any, sizes: tuple[Any, ...], ceil: Any, counts: Any) -> Any:
-        kernel, stride, padding, dilation = sizes
-        w = window(dims, kernel, stride or kernel, padding, dilation)
-        if w is None or call.rank(x) != dims + 2:
-            return None
-
-        def emit(b: Builder, v: list[int]) -> int:
-            return b.add(Pool, x=v[0], kind=kind, ceil=int(bool(ceil)),
-                         count_padding=int(bool(counts)), window=w)  # fmt: skip
-
-        return Lowered((x,), emit, "image", "image")
-
-    def maximum(call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                dilation: Any = 1, ceil_mode: bool = False,
-                return_indices: bool = False) -> Any:  # fmt: skip
-        sizes = (kernel_size, stride, padding, dilation)
-        return None if return_indices else lowered(call, input, sizes, ceil_mode, True)
-
-    def average(call: Call, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                ceil_mode: bool = False, count_include_pad: bool = True,
-                divisor_override: Any = None) -> Any:  # fmt: skip
-        sizes = (kernel_size, stride, padding, 1)
-        own = divisor_override is not None
-        return None if own else lowered(call, input, sizes, ceil_mode, count_include_pad)
-
-    return maximum if kind == "max" else average
-
-
-def window(dims: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:
-    """Where a pooling reads; None where a size is not known."""
-    sides = triple(dims, padding, 0)
-    sizes = [triple(dims, value, 1) for value in (kernel, stride, dilation)]
-    if sides is None or None in sizes:
-        return None
-    return Window(sizes[0], sizes[1], sides, sides, sizes[2])  # type: ignore[arg-type]
-
-
-def triple(dims: int, value: Any, missing: int) -> Triple | None:
-    """(depth, height, width) of an int or tuple of ints; None if it is neither."""
-    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    sizes = sizes * dims if len(sizes) == 1 else sizes
-    if len(sizes) != dims or not all(type(v) is int for v in sizes):
-        return None
-    depth, height, width = (missing,) * (3 - dims) + sizes
-    return depth, height, width
-
-
-def adaptive_mean(dims: int) -> Pattern:
-    """The pattern of an adaptive average over that many dimensions: of everything."""
-
-    def pattern(call: Call, input: Any, output_size: Any) -> Lowered | None:
-        if triple(dims, output_size, 1) != (1, 1, 1) or call.rank(input) != dims + 2:
-            return None
-        return Lowered((input,), lambda b, x: b.add(Mean, x=x[0]), "image", "image")
-
-    return pattern
-
-
-def mean(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **more: Any) -> Any:
-    """The mean over all spatial dimensions."""
-    rank = call.rank(input)
-    dims = (dim,) if isinstance(dim, int) else dim
-    if more or dims is None or rank not in (3, 4, 5):
-        return None
-    if not all(type(d) is int for d in dims) or {d % rank for d in dims} != set(range(2, rank)):
-        return None
-
-    def emit(b: Builder, x: list[int]) -> int:
-        out = b.add(Mean, x=x[0])
-        return out if keepdim else b.add(Flatten, x=out)
-
-    return Lowered((input,), emit, "image", "image" if keepdim else "tokens")
-
-
 def flatten(call: Call, input: Any, start_dim: int = 0, end_dim: int = -1) -> Lowered | None:
     """[N, ...] -> [N, features]"""
     rank = call.rank(input)
@@ -165,10 +106,10 @@ def flatten(call: Call, input: Any, start_dim: int = 0, end_dim: int = -1) -> Lo
 
 
 def view(call: Call, input: Any, *shape: Any) -> Lowered | None:
-    """A flatten(1) written as view(N, -1), where N is taken from a shape, or as view(-1, C)."""
+    """A flatten(1) written as view(N, C), where -1 or a size read from x stands for N."""
     sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     before, after = call.shapes(input), call.shapes(call.node)
-    if before is None or after is None or len(sizes) != 2 or -1 not in sizes:
+    if before is None or after is None or len(sizes) != 2:
         return None
     if type(sizes[0]) is int and sizes[0] != -1:
         return None  # a number of images that the forward insists on
@@ -193,33 +134,18 @@ def cat(call: Call, tensors: Any, dim: int = 0) -> Lowered | None:
     return Lowered(tuple(tensors), emit, "image", "image")
 
 
-def _pool_module(dims: int, kind: str) -> Pattern:
-    names = ["kernel_size", "stride", "padding", "ceil_mode"]
-    names += ["dilation", "return_indices"] if kind == "max" else ["count_include_pad"]
-    pattern = pool(dims, kind)
-
-    def of_module(call: Call, m: nn.Module, input: Any) -> Lowered | None:
-        divisor = getattr(m, "divisor_override", None)
-        if divisor is not None:
-            return None
-        return pattern(call, input, **{name: getattr(m, name) for name in names})
-
-    return of_module
-
-
 def _flatten_module(call: Call, m: Any, input: Any) -> Lowered | None:
     return flatten(call, input, m.start_dim, m.end_dim)
-
-
-def _mean_module(dims: int) -> Pattern:
-    return lambda call, m, input: adaptive_mean(dims)(call, input, m.output_size)
 
 
 def _free_module(call: Call, m: nn.Module, input: Any) -> Lowered | None:
     return None if m.training else identity(call, input)
 
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+            nn.FeatureAlphaDropout, nn.Identity)  # fmt: skip
+PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d,
+        nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)  # fmt: skip
 MODULES: dict[type[nn.Module], Pattern] = {
     SparseLinear: linear,
     nn.Linear: dense_linear,
@@ -232,16 +158,17 @@ MODULES: dict[type[nn.Module], Pattern] = {
     nn.BatchNorm1d: norm,
     nn.BatchNorm2d: norm,
     nn.BatchNorm3d: norm,
-    nn.MaxPool1d: _pool_module(1, "max"),
-    nn.MaxPool2d: _pool_module(2, "max"),
-    nn.MaxPool3d: _pool_module(3, "max"),
-    nn.AvgPool1d: _pool_module(1, "avg"),
-    nn.AvgPool2d: _pool_module(2, "avg"),
-    nn.AvgPool3d: _pool_module(3, "avg"),
-    nn.AdaptiveAvgPool1d: _mean_module(1),
-    nn.AdaptiveAvgPool2d: _mean_module(2),
-    nn.AdaptiveAvgPool3d: _mean_module(3),
+    nn.MaxPool1d: pool_module(1, "max"),
+    nn.MaxPool2d: pool_module(2, "max"),
+    nn.MaxPool3d: pool_module(3, "max"),
+    nn.AvgPool1d: pool_module(1, "avg"),
+    nn.AvgPool2d: pool_module(2, "avg"),
+    nn.AvgPool3d: pool_module(3, "avg"),
+    nn.AdaptiveAvgPool1d: mean_module(1),
+    nn.AdaptiveAvgPool2d: mean_module(2),
+    nn.AdaptiveAvgPool3d: mean_module(3),
     nn.Flatten: _flatten_module,
+    **dict.fromkeys(PADS, pad_module),
     **dict.fromkeys(DROPOUTS, _free_module),
     **ACTIVATIONS,
 }
@@ -272,6 +199,13 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     torch.cat: cat,
     torch.concat: cat,
     F.dropout: dropout,
+    F.dropout1d: dropout,
+    F.dropout2d: dropout,
+    F.dropout3d: dropout,
+    F.alpha_dropout: alpha_dropout,
+    F.feature_alpha_dropout: alpha_dropout,
+    torch.dropout: torch_dropout,
+    torch.clone: identity,
     F.pad: pad,
     operator.getitem: strided,
     **ACTIVATION_FUNCTIONS,
@@ -288,6 +222,10 @@ METHODS: dict[str, Pattern] = {
     "view": view,
     "reshape": view,
     "contiguous": identity,
+    "clone": identity,
+    "detach": identity,
+    "float": identity,
+    "to": to,
     **ACTIVATION_METHODS,
 }
 """Method of a tensor -> pattern(call, tensor, *arguments)."""

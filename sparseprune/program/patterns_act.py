@@ -44,6 +44,11 @@ def clamp(call: Call, input: Any, min: Any = None, max: Any = None) -> Lowered |
     return apply(input, Activation("clamp", low, high))
 
 
+def clamp_min(call: Call, input: Any, min: Any) -> Lowered | None:
+    """At least a number."""
+    return clamp(call, input, min)
+
+
 def hardtanh(call: Call, input: Any, min_val: Any = -1.0, max_val: Any = 1.0,
              inplace: bool = False) -> Lowered | None:  # fmt: skip
     """Between two numbers."""
@@ -94,12 +99,14 @@ ACTIVATION_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.gelu: gelu,
     torch.clamp: clamp,
     torch.clamp_: clamp,
+    torch.clip: clamp,
+    torch.clamp_min: clamp_min,
 }
 """Function -> pattern."""
 
 ACTIVATION_METHODS: dict[str, Callable[..., Any]] = {
     **{name + tail: _PLAIN[name] for name in ("relu", "sigmoid", "tanh") for tail in ("", "_")},
-    "clamp": clamp,
-    "clamp_": clamp,
+    **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), clamp),
+    **dict.fromkeys(("clamp_min", "clamp_min_"), clamp_min),
 }
 """Method -> pattern."""

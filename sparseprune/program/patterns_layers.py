@@ -10,7 +10,7 @@ from torch import nn
 from sparseprune.formats import BitmaskWeight, CsrWeight, PackedWeight, SellWeight
 from sparseprune.nn import SparseConv, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered
-from sparseprune.program.derive import layout_for
+from sparseprune.program.derive import can_place, layout_for
 from sparseprune.program.steps import (
     Activation,
     Bitmask,
@@ -143,25 +143,34 @@ def strided(call: Call, input: Any, index: Any) -> Lowered | None:
     return Lowered((input,), emit, "image", "image")
 
 
-def pad(call: Call, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
-    """More channels, filled with zeros."""
+def pad(
+    call: Call, input: Any, pad: Any, mode: str = "constant", value: Any = None
+) -> Lowered | None:
+    """Zeros around an image, or before and after its channels."""
     rank = call.rank(input)
     if rank not in (3, 4, 5) or mode != "constant" or value not in (None, 0):
         return None
     sides = list(pad) + [0] * (2 * rank - len(pad))
-    if not all(type(side) is int and side >= 0 for side in sides):
+    if not all(type(side) is int and side >= 0 for side in sides) or any(sides[-2:]):
         return None
     before, after = sides[2 * rank - 4 : 2 * rank - 2]
-    if sum(sides) != before + after:
-        return None
+    sizes = sides[: 2 * rank - 4]  # the last one's come first
+    window = Window(before=triple(sizes[-2::-2], 0), after=triple(sizes[::-2], 0))
     channels = call.shapes(input)[0][1]  # type: ignore[index]
+    if not can_place(channels, before, after):
+        return None
 
     def emit(b: Builder, x: list[int]) -> int:
         packed = b.derive("place", "", None, channels, before, after)
-        return _csr(b, x[0], packed, ("", None), groups=1, window=Window(),
+        return _csr(b, x[0], packed, ("", None), groups=1, window=window,
                     activation=Activation())  # fmt: skip
 
     return Lowered((input,), emit, "image", "image")
+
+
+def pad_module(call: Call, m: Any, input: Any) -> Lowered | None:
+    """nn.ZeroPad and nn.ConstantPad of every dimension."""
+    return pad(call, input, m.padding, value=m.value)
 
 
 NORM_RANKS = {nn.BatchNorm1d: 3, nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}

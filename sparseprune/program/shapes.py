@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sparseprune.program.steps import (
+    Adaptive,
     Add,
     Bitmask,
     Cat,
@@ -177,6 +178,16 @@ def _mean(step: Mean, values: Values) -> Value:
     return Value("image", (batch, channels, *(1 for _ in sizes)))
 
 
+def _adaptive(step: Adaptive, values: Values) -> Value:
+    batch, channels, *sizes = _image(step, values, step.x)
+    wanted = step.size[3 - len(sizes) :]
+    for size in sizes:
+        _check(size > 0, f"the image that {step.word!r} reads", "of positive sizes", size,
+               "enlarge the input")  # fmt: skip
+    found = (its or size for its, size in zip(wanted, sizes, strict=True))
+    return Value("image", (batch, channels, *found))
+
+
 def _add(step: Add, values: Values) -> Value:
     _same(step, values[step.x].shape, values, step.residual)
     return values[step.x]
@@ -211,6 +222,7 @@ RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Depthwise: _depthwise,
     Pool: _pool,
     Mean: _mean,
+    Adaptive: _adaptive,
     Add: _add,
     Scale: _scale,
     Cat: _cat,

@@ -197,6 +197,19 @@ class Mean(Step):
 
 
 @dataclass(frozen=True)
+class Adaptive(Step):
+    """Averages over windows that share out an image: sizes become `size`, where 0 keeps one.
+
+    Output i of n is the mean of the elements from floor(i * size / n) to ceil((i + 1) * size / n).
+    """
+
+    word: ClassVar[str] = "adaptive"
+    out: int
+    x: int
+    size: Triple
+
+
+@dataclass(frozen=True)
 class Add(Step):
     """out = activation(x + residual), same shapes; residual -1 leaves the activation alone."""
 
@@ -245,24 +258,10 @@ class Output(Step):
     x: int
 
 
-STEPS: dict[str, type[Step]] = {
-    s.word: s
-    for s in (
-        Input,
-        Csr,
-        Bitmask,
-        Sell,
-        Linear,
-        Depthwise,
-        Pool,
-        Mean,
-        Add,
-        Scale,
-        Cat,
-        Flatten,
-        Output,
-    )
-}
+_ALL = (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Adaptive, Add, Scale, Cat, Flatten,
+        Output)  # fmt: skip
+STEPS: dict[str, type[Step]] = {s.word: s for s in _ALL}
+"""First word of a line -> its step."""
 
 
 def to_text(steps: list[Step]) -> str:

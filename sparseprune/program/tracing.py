@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparseprune.copying import copy_with
-from sparseprune.nn import SPARSE
+from sparseprune.nn import LEAVES
 from sparseprune.program.arguments import Arguments
 
 Shape = tuple[int, ...]
@@ -30,8 +30,8 @@ class _Tracer(fx.Tracer):
         self._arguments = arguments
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        sparse = isinstance(m, tuple(SPARSE.values()))
-        return sparse or super().is_leaf_module(m, module_qualified_name)
+        own = isinstance(m, LEAVES)
+        return own or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):

@@ -119,6 +119,51 @@ void check_pool(const Pool& p, Against against, Random& random) {
   expect(true, "");
 }
 
+// Element i of n outputs is the mean of those from floor(i * size / n) to ceil((i + 1) * size / n).
+void check_adaptive(Against against, Random& random) {
+  const auto any = [&](int64_t widest) {
+    return planes(random.integer(1, 3), random.integer(1, 9), random.integer(1, widest), random);
+  };
+  const Planes from = any(90), to = any(40);
+  std::snprintf(
+      running, sizeof running, "%s adaptive %d x %d x %d -> %d x %d x %d", isa_name(current_isa()),
+      static_cast<int>(from.depth), static_cast<int>(from.height), static_cast<int>(from.width),
+      static_cast<int>(to.depth), static_cast<int>(to.height), static_cast<int>(to.width));
+  std::vector<float> x(static_cast<size_t>(from.flat()), kNan);  // what is between the rows
+  for (int64_t d = 0; d < from.depth; ++d)
+    for (int64_t h = 0; h < from.height; ++h)
+      for (int64_t i = 0; i < from.width; ++i)
+        x[d * from.slice + h * from.row + i] = random.normal();
+  std::vector<double> expected(static_cast<size_t>(to.plane));
+  const auto begin = [](int64_t o, int64_t outputs, int64_t size) { return o * size / outputs; };
+  const auto end = [](int64_t o, int64_t outputs, int64_t size) {
+    return ((o + 1) * size + outputs - 1) / outputs;
+  };
+  for (int64_t d = 0; d < to.depth; ++d)
+    for (int64_t h = 0; h < to.height; ++h)
+      for (int64_t i = 0; i < to.width; ++i) {
+        double sum = 0, count = 0;
+        for (int64_t a = begin(d, to.depth, from.depth); a < end(d, to.depth, from.depth); ++a)
+          for (int64_t b = begin(h, to.height, from.height); b < end(h, to.height, from.height);
+               ++b)
+            for (int64_t c = begin(i, to.width, from.width); c < end(i, to.width, from.width); ++c)
+              sum += x[a * from.slice + b * from.row + c], ++count;
+        expected[to.lead + d * to.slice + h * to.row + i] = sum / count;
+      }
+  const Guarded<float> y(std::vector<float>(expected.size(), 7.f), against);
+  const Guarded in(x, against);
+  const Guarded<float> scratch(std::vector<float>(static_cast<size_t>(from.width + 31) / 16 * 16),
+                               against);
+  plane_kernels().adaptive(in.read_only(), from, to, y.data() + to.lead, scratch.data());
+  expect(scratch.surroundings_intact(), "wrote outside the scratch");
+  expect(y.surroundings_intact(), "wrote outside y");
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (!(std::abs(y[i] - expected[i]) <= 1e-5))
+      return expect(false, "y[" + std::to_string(i) + "] = " + std::to_string(y[i]) + ", not " +
+                               std::to_string(expected[i]));
+  expect(true, "");
+}
+
 Pool image(int64_t height, int64_t width, int64_t kernel, int64_t stride, int64_t padding,
            int64_t dilation, bool average, bool count_padding, bool ceil) {
   return {{1, height, width},
@@ -156,6 +201,7 @@ Pool any_pool(Random& random) {
 
 void check_pools(int64_t count, Random& random) {
   for (const Against against : {Against::low_page, Against::high_page}) {
+    for (int64_t i = 0; i < 10 * count; ++i) check_adaptive(against, random);
     for (const int64_t width : {1, 2, 7, 8, 14, 15, 16, 17, 28, 31, 32, 33, 55, 56, 112})
       for (const bool average : {false, true})
         for (const bool count_padding : {false, true})

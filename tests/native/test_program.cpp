@@ -64,7 +64,14 @@ std::string image_program(const std::string& block) {
          " silu -inf inf\n"
          "output 13\n"
          "output 15\n"
-         "output 2";
+         "output 2\n"
+         "adaptive 16 9 1 4 3\n"
+         "output 16\n"
+         "adaptive 17 9 1 0 0\n"
+         "add 18 17 9 leaky 0.1 inf\n"
+         "output 18\n"
+         "adaptive 19 17 1 1 1\n"
+         "output 19";
 }
 
 std::string token_program(const std::string& block) {
@@ -248,27 +255,34 @@ void check_programs(int64_t count, Random& random) {
         check_one(layout, text, {random.pick({0, 1, 3, 4, 5, 16, 40, 64, 65, 130, 192, 330}), 54},
                   random);
     }
-  for (const char* text : {"jump 0 1",
-                           "input 0 image",
-                           "input 0 image 6 2 9",
-                           "input 0 picture 6 2",
-                           "input x image 6 2",
-                           "input 3 image 6 2",
-                           "output 0",
-                           "input 0 image 6 2\nmean 1 7",
-                           "input 0 image 5 2",
-                           "input 0 image 6 3",
-                           "input 0 image 6 2\nmean 1 -2",
-                           "input 0 image -6 2",
-                           "input 0 image 6 2\nadd 1 0 0 softplus 0 0",
-                           "input 0 image 6 2\nscale 1 0 0 clamp 0 0",
-                           "input 0 image 6 2\nturn 1 0",
-                           "input 0 image 6 2\nbitmask 1 0 -1 0 4 6 0 clamp 0 0",
-                           "input 0 image 6 2\nsell 1 0 -1 0 4 6 0 clamp 0 0",
-                           "input 0 image 6 2\nlinear 1 0 -1 0 4 6 0 clamp 0 0",
-                           "input 0 image 6 2\nflatten 1 0\nlinear 2 1 -1 0 4 6 0 clamp 0 0",
-                           "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",
-                           "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 0",
-                           "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0"})
+  for (const char* text :
+       {"jump 0 1",
+        "input 0 image",
+        "input 0 image 6 2 9",
+        "input 0 picture 6 2",
+        "input x image 6 2",
+        "input 3 image 6 2",
+        "output 0",
+        "input 0 image 6 2\nmean 1 7",
+        "input 0 image 5 2",
+        "input 0 image 6 3",
+        "input 0 image 6 2\nmean 1 -2",
+        "input 0 image -6 2",
+        "input 0 image 6 2\nadd 1 0 0 softplus 0 0",
+        "input 0 image 6 2\nscale 1 0 0 clamp 0 0",
+        "input 0 image 6 2\nturn 1 0",
+        "input 0 image 6 2\nadaptive 1 0 1 7",
+        "input 0 image 6 2\nadaptive 1 0 1 7 -7",
+        "input 0 image 6 2\nadaptive 1 0 2 7 7\noutput 1",
+        "input 0 image 6 2\nadaptive 1 0 1 65536 65537",
+        "input 0 image 6 2\nadaptive 1 2 1 7 7",
+        "input 0 image 6 2\nflatten 1 0\nadaptive 2 1 1 7 7",
+        "input 0 image 6 2\npool 1 0 max 0 0 1 1 1 1 1 1 1 0 0 1 0 0 1 1 1 zeros",
+        "input 0 image 6 2\nbitmask 1 0 -1 0 4 6 0 clamp 0 0",
+        "input 0 image 6 2\nlinear 1 0 -1 0 4 6 0 clamp 0 0",
+        "input 0 image 6 2\nflatten 1 0\nlinear 2 1 -1 0 4 6 0 clamp 0 0",
+        "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",
+        "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 0",
+        "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0"})
     check_refused(text);
 }

@@ -8,6 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from problems import sparse_weight
+from program_calls import (
+    ACTIVATION_CALLS,
+    FLATTEN_CALLS,
+    NOTHING_CALLS,
+    PAD_CALLS,
+    POOL_CALLS,
+    SUM_CALLS,
+)
 from torch import Tensor, nn
 
 from sparseprune.nn import SPARSE
@@ -293,50 +301,14 @@ def attention() -> Made:
     ), torch.randn(2, 5, 6)
 
 
-ACTIVATION_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu_module": nn.ReLU(),
-    "relu6": F.relu6,
-    "hardtanh": lambda x: F.hardtanh(x, -0.3, 0.4),
-    "hardtanh_module": nn.Hardtanh(-0.3, 0.4),
-    "leaky": lambda x: F.leaky_relu(x, 0.1),
-    "leaky_module": nn.LeakyReLU(0.3),
-    "silu": nn.SiLU(),
-    "gelu": F.gelu,
-    "gelu_tanh": nn.GELU(approximate="tanh"),
-    "hardswish": F.hardswish,
-    "hardsigmoid": nn.Hardsigmoid(),
-    "sigmoid": torch.sigmoid,
-    "sigmoid_method": lambda x: x.sigmoid(),
-    "tanh_in_place": lambda x: x.tanh_(),
-    "clamp": lambda x: torch.clamp(x, max=0.2),
-    "clamp_method": lambda x: x.clamp(min=-0.1, max=0.2),
-    "twice": lambda x: F.relu(F.relu6(x)),
-}
-POOL_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": nn.MaxPool2d(2),
-    "max_ceil": nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-    "max_dilated": nn.MaxPool2d(2, 1, dilation=(2, 3)),
-    "max_functional": lambda x: F.max_pool2d(x, (3, 2), stride=2, padding=(1, 0)),
-    "avg": nn.AvgPool2d(3, 2, 1),
-    "avg_not_counted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
-    "avg_ceil": lambda x: F.avg_pool2d(x, 2, 2, 1, True),
-    "mean": nn.AdaptiveAvgPool2d(1),
-    "mean_keepdim": lambda x: x.mean(dim=(-1, -2), keepdim=True),
-}
-FLATTEN_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "flatten": lambda x: x.flatten(1),
-    "torch_flatten": lambda x: torch.flatten(x, start_dim=1),
-    "module": nn.Flatten(),
-    "view": lambda x: x.view(x.size(0), -1),
-    "view_shape": lambda x: x.view(x.shape[0], -1),
-    "reshape": lambda x: x.reshape((x.size()[0], -1)),
-    "view_features": lambda x: x.view(-1, 24),
-}
-
 PATTERNS: dict[str, Callable[[], Made]] = {
     **{f"act_{k}": lambda f=f: two_convs(f) for k, f in ACTIVATION_CALLS.items()},
     **{f"pool_{k}": lambda f=f: two_convs(f) for k, f in POOL_CALLS.items()},
+    **{f"nothing_{k}": lambda f=f: two_convs(f) for k, f in NOTHING_CALLS.items()},
+    **{f"pad_{k}": lambda f=f: two_convs(f) for k, f in PAD_CALLS.items()},
+    **{f"sum_{k}": lambda f=f: two_convs(f) for k, f in SUM_CALLS.items()},
     **{f"flat_{k}": lambda f=f: by_size(f) for k, f in FLATTEN_CALLS.items()},
+    "adaptive_flat": lambda: then_linear(lambda x: F.adaptive_avg_pool2d(x, 7).flatten(1), 294),
     "mean_dims": lambda: then_linear(lambda x: x.mean([2, 3])),
     "torch_mean": lambda: then_linear(lambda x: torch.mean(x, (-1, 2))),
     "dropout": dropped,

@@ -8,6 +8,7 @@ from torch import Tensor
 from sparseprune.formats import Csr as Packed
 from sparseprune.program.steps import (
     Activation,
+    Adaptive,
     Add,
     Cat,
     Csr,
@@ -55,8 +56,9 @@ def whole_program() -> Case:
         Scale(5, 3, 4, Activation("sigmoid")),
         Add(6, 5, 3, NOTHING),
         Cat(7, 6, 5),
-        Flatten(8, 7),
-        Output(8),
+        Adaptive(8, 7, (1, 3, 5)),
+        Flatten(9, 8),
+        Output(9),
         Output(2),
         Output(0),
     ]

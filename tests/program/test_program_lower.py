@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from program_calls import ACTIVATION_CALLS, FLATTEN_CALLS, NOTHING_CALLS, SUM_CALLS
 from program_models import (
     PATTERNS,
     Lambda,
@@ -42,7 +43,6 @@ def test_pattern_is_eager(name: str) -> None:
 
 WORDS = {
     "act_twice": ["csr add csr"],
-    "act_gelu": ["csr csr"],
     "dropout": ["csr csr"],
     "contiguous": ["csr csr"],
     "adds_itself": ["csr add csr"],
@@ -54,7 +54,12 @@ WORDS = {
     "conv1d": ["csr depthwise pool csr flatten csr"],
     "packed_conv1d": ["csr csr csr"],
     "packed_conv3d": ["csr csr csr"],
-    "flat_view": ["csr pool flatten csr"],
+    **{f"flat_{name}": ["csr pool flatten csr"] for name in FLATTEN_CALLS},
+    **{f"nothing_{name}": ["csr csr"] for name in NOTHING_CALLS},
+    **{f"pad_{name}": ["csr csr csr"] for name in ("sides", "module", "constant")},
+    **{f"sum_{name}": ["csr add add csr"] for name in SUM_CALLS},
+    **{f"act_{name}": ["csr csr"] for name in ACTIVATION_CALLS if name != "twice"},
+    "adaptive_flat": ["csr adaptive flatten csr"],
     "mean_dims": ["csr mean flatten csr"],
     "two_inputs": ["csr csr csr"],
     "unsupported_middle": ["csr", "csr csr"],

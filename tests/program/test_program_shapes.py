@@ -21,6 +21,7 @@ from sparseprune.program.steps import (
     PADDINGS,
     STEPS,
     Activation,
+    Adaptive,
     Add,
     Csr,
     Input,
@@ -100,6 +101,24 @@ def test_pools_are_torchs(
         x = torch.randn(2, 2, *(size,) * dims)
         for namespace in NAMESPACES:
             torch.testing.assert_close(run(steps, [x], [], namespace), torch_pool(x))
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (7, 7, 7), (3, 4, 5), (2, 6, 0), (9, 1, 12)], ids=str)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_adaptive_averages_are_torchs(dims: int, size: tuple[int, int, int]) -> None:
+    """Fewer outputs, as many and more, in windows that overlap and such that do not."""
+    wanted = size[3 - dims :]
+    steps = [Input(0, "image", 2, dims), Adaptive(1, 0, (*(1,) * (3 - dims), *wanted)), Output(1)]
+    average = getattr(F, f"adaptive_avg_pool{dims}d")
+    for x in (torch.randn(3, 2, *(7, 12, 14)[:dims]), torch.randn(2, 2, *(6, 8, 10)[:dims])):
+        sizes = [its or size for its, size in zip(wanted, x.shape[2:], strict=True)]
+        expected = average(x.double(), sizes).float()
+        for namespace in NAMESPACES:
+            torch.testing.assert_close(run(steps, [x], [], namespace), expected)
+    with pytest.raises((RuntimeError, ValueError), match="positive sizes"):
+        run(steps, [x[..., :0]], [], "sparseprune")
+    with pytest.raises(RuntimeError, match="positive sizes"):
+        run(steps, [x[..., :0]], [], "sparseprune_reference")
 
 
 CONVS = [
@@ -196,6 +215,14 @@ BAD_STEPS = {
         Output(1),
     ],
     "pool": [Input(0, "image", 3, 2), Pool(1, 0, "min", 0, 0, Window()), Output(1)],
+    "size": [Input(0, "image", 3, 2), Adaptive(1, 0, (1, -1, 7)), Output(1)],
+    "large_size": [Input(0, "image", 3, 2), Adaptive(1, 0, (1, 7, 2**17)), Output(1)],
+    "size_of_no_dimension": [Input(0, "image", 3, 2), Adaptive(1, 0, (2, 7, 7)), Output(1)],
+    "padding_of_no_dimension": [
+        Input(0, "image", 3, 2),
+        Pool(1, 0, "max", 0, 0, Window(before=(1, 0, 0), after=(1, 0, 0))),
+        Output(1),
+    ],
     "groups": [
         Input(0, "tokens", 3, 0),
         Csr(1, 0, -1, 0, 4, 3, 0, 0, 0, Window(), NOTHING),

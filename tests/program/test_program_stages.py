@@ -124,9 +124,9 @@ def test_tokens_of_any_count_beside_images(batch: int) -> None:
     steps, inputs, weights = batch_of(whole_program(), batch)
     _, linear = tokens_program()
     steps += [
-        Input(9, "tokens", 6, 0),
-        Csr(10, 9, -1, len(weights), 5, 6, 0, 1, 0, Window(), RELU),
-        Output(10),
+        Input(10, "tokens", 6, 0),
+        Csr(11, 10, -1, len(weights), 5, 6, 0, 1, 0, Window(), RELU),
+        Output(11),
     ]
     check((steps, [*inputs, torch.randn(2, 1, 7, 6)], [*weights, *linear]))
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from program_models import assert_close, planned, sparsify, words
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparseprune import zoo
 from sparseprune.program.fold import fold_batchnorm
 from sparseprune.program.planned import unplan
+from sparseprune.zoo.vgg import VGG16
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
     "mlp": ({"width": 64}, (64,), 1),
@@ -49,6 +50,20 @@ def test_network(name: str, folded: bool) -> None:
         assert torch.equal(got, copied)
 
 
+def test_the_classifier_of_vgg16_is_in_its_program() -> None:
+    """At 224 px the pooling to 7 x 7 finds 7 x 7; elsewhere it averages or repeats."""
+    model = VGG16(num_classes=10).eval()
+    for place, (inputs, outputs) in {0: (512 * 49, 16), 3: (16, 16), 6: (16, 10)}.items():
+        model.classifier[place] = nn.Linear(inputs, outputs)
+    model.features = nn.Sequential(*model.features[:5], nn.MaxPool2d(16), nn.Conv2d(64, 512, 1))
+    planned(sparsify(model, density=0.1), torch.randn(1, 3, 224, 224))
+    assert words(model) == ["csr csr pool pool csr adaptive flatten csr csr csr"]
+    for size in (224, 96, 300):
+        x = torch.randn(2, 3, size, size)
+        with torch.no_grad():
+            assert_close(model(x), unplan(deepcopy(model))(x))
+
+
 def test_folded_resnets_are_layers_alone() -> None:
     model = zoo.build("resnet50").eval()
     fold_batchnorm(model)
@@ -62,3 +77,4 @@ def test_alexnet() -> None:
     x = zoo.example_inputs("alexnet")
     expected = model(x)
     assert_close(planned(model, x)(x), expected)
+    assert len(words(model)) == 1

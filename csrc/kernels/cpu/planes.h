@@ -80,6 +80,12 @@ struct PlaneKernels {
   void (*pool)(const float* x, const Planes& from, const PoolWindow& window, const Planes& to,
                float* out, float* scratch);
 
+  // One plane: out(z, r, j) = the mean of x from floor(z * from.depth / to.depth) to
+  // ceil((z + 1) * from.depth / to.depth), rows and columns alike; scratch holds at least
+  // from.width + 16 floats, aligned. Writes the whole plane.
+  void (*adaptive)(const float* x, const Planes& from, const Planes& to, float* out,
+                   float* scratch);
+
   // Element 0 of out + p * to.plane = sum of x + p * x_plane [0, lanes) / count, the rest of its
   // plane zeros, for p in [0, planes); aligned.
   void (*mean)(const float* x, int64_t x_plane, int64_t lanes, float count, int64_t planes,

@@ -65,11 +65,12 @@ inline Vec shifted_in(Vec v, Vec before) {
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
 #include "kernels/cpu/planes_rows.inc"
+#include "kernels/cpu/planes_shares.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish, depthwise,    split,     pool,  mean,
-                                    scale,  pack_streams, pack_runs, spread};
+const PlaneKernels planes_avx512 = {finish, depthwise, split,        pool,      adaptive,
+                                    mean,   scale,     pack_streams, pack_runs, spread};
 }  // namespace sparseprune

@@ -62,11 +62,12 @@ inline Vec shifted_in(Vec v, Vec before) { return Vec{before[3], v[0], v[1], v[2
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
 #include "kernels/cpu/planes_rows.inc"
+#include "kernels/cpu/planes_shares.inc"
 
 }  // namespace
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish, depthwise,    split,     pool,  mean,
-                                    scale,  pack_streams, pack_runs, spread};
+const PlaneKernels planes_scalar = {finish, depthwise, split,        pool,      adaptive,
+                                    mean,   scale,     pack_streams, pack_runs, spread};
 }  // namespace sparseprune
