@@ -258,8 +258,8 @@ class Output(Step):
     x: int
 
 
-_ALL = (Input, Csr, Bitmask, Linear, Depthwise, Pool, Mean, Adaptive, Add, Scale, Cat, Flatten,
-        Output)  # fmt: skip
+_ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Add, Scale, Cat,
+        Flatten, Output)  # fmt: skip
 STEPS: dict[str, type[Step]] = {s.word: s for s in _ALL}
 """First word of a line -> its step."""
 

@@ -1,8 +1,6 @@
 // bitmask kernels for AVX2 and FMA: 8 rows a vector, expanded by a table with a row per byte.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "kernels/cpu/bitmask.h"
 
 namespace {

@@ -1,8 +1,6 @@
 // bitmask kernels for AVX-512 (F, BW, VL, DQ): 16 rows a vector, a whole unit at a time.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -44,7 +42,7 @@ inline Vec add_product(Vec sum, const Weights& w, Vec x) {
 }  // namespace
 
 namespace sparseprune {
-extern const BitmaskKernels::Linear bitmask_counts_avx512;
+extern const BitmaskKernels::Linear bitmask_avx512vpopcntdq;
 extern const BitmaskKernels bitmask_avx512;
-const BitmaskKernels bitmask_avx512 = {linear, bitmask_counts_avx512};
+const BitmaskKernels bitmask_avx512 = {linear, bitmask_avx512vpopcntdq};
 }  // namespace sparseprune

@@ -1,6 +1,4 @@
 // bitmask kernels in portable C++: what every CPU runs, and what the others are compared with.
-#include <utility>
-
 #include "kernels/cpu/bitmask.h"
 
 namespace {

@@ -1,8 +1,6 @@
 // sell kernels for AVX2 and FMA: no instruction picks from a window of 32, so inputs are gathered.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "kernels/cpu/sell.h"
 
 namespace {

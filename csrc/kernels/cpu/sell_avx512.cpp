@@ -1,8 +1,6 @@
 // sell kernels for AVX-512: a slice is a vector, and one permutation picks its inputs.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "kernels/cpu/sell.h"
 
 namespace {

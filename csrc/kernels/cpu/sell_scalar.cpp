@@ -1,6 +1,4 @@
 // sell kernels in portable C++: what every CPU runs, and what the others are compared with.
-#include <utility>
-
 #include "kernels/cpu/sell.h"
 
 namespace {

@@ -2,8 +2,6 @@
 // finds its value by counting the mask's bits below its own.
 #include <immintrin.h>
 
-#include <utility>
-
 #include "kernels/cpu/bitmask.h"
 
 namespace {
@@ -117,6 +115,6 @@ void multiply_unit(const Bitmask& w, int64_t unit, int live, const float* x, int
 }  // namespace
 
 namespace sparseprune {
-extern const BitmaskKernels::Linear bitmask_counts_avx512;
-const BitmaskKernels::Linear bitmask_counts_avx512 = linear;
+extern const BitmaskKernels::Linear bitmask_avx512vpopcntdq;
+const BitmaskKernels::Linear bitmask_avx512vpopcntdq = linear;
 }  // namespace sparseprune
