@@ -38,7 +38,9 @@ def test_formats_and_kernels_know_no_torch() -> None:
 
 def test_instruction_set_files_share_no_inline_code() -> None:
     """An inline function compiled for AVX-512 could be the copy that the linker keeps."""
-    files = [p for p in sources("kernels/cpu") if re.search(r"_(avx2|avx512\w*)\.cpp$|\.inc$", p.name)]
+    files = [
+        p for p in sources("kernels/cpu") if re.search(r"_(avx2|avx512\w*)\.cpp$|\.inc$", p.name)
+    ]
     assert files
     for path in files:
         for include in includes(path):

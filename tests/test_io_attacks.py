@@ -12,7 +12,7 @@ import torch
 from io_problems import refused
 from torch import Tensor, nn
 
-from sparseprune.formats import Bitmask, Csr, Format, csr_check
+from sparseprune.formats import Bitmask, Csr, Format, Sell, SellWeight, csr_check
 from sparseprune.io import load, save
 from sparseprune.nn import SparseConv2d, SparseLinear
 
@@ -109,6 +109,42 @@ def test_corrupt_bitmask_never_reaches_a_kernel(tmp_path: Path) -> None:
         spec_of(rows=-1),
         spec_of(rows=True),
         spec_of(cols=299),
+        spec_of(cols=2**40),
+        spec_of(layout="rows"),
+        spec_of(values=1),
+    ):
+        refused(path, change, "load: file")
+
+
+def test_corrupt_slices_never_reach_a_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    torch.manual_seed(0)
+    linear = nn.Linear(300, 135)
+    with torch.no_grad():  # uneven rows, which are sorted
+        linear.weight *= torch.rand(135, 300) < torch.linspace(0.05, 0.5, 135)[:, None]
+    save(nn.Sequential(SparseLinear.from_dense(linear, Sell())), path)
+    loaded: Any = load(path)
+    assert torch.equal(loaded[0].weight.unpack(), linear.weight.detach())
+    parts = SellWeight.parts
+    for change in (
+        poke("columns", 0, 0xFF),
+        poke("columns", -1, 0x80),  # a lane past the last row
+        poke("windows", 0, 19),
+        poke("windows", -1, 2**16 - 1),
+        poke("starts", -1, 2**30),
+        poke("starts", 0, -5),
+        poke("starts", 1, 2**30),
+        poke("starts", 1, -7),
+        poke("order", 0, 135),
+        poke("order", 0, -1),
+        poke("order", 0, int(loaded[0].weight.order[1])),
+        *(cut(name) for name in parts),
+        *(cast(name, torch.float64) for name in parts),
+        spec_of(rows=136),
+        spec_of(rows=200),
+        spec_of(rows=-1),
+        spec_of(rows=True),
+        spec_of(cols=200),
         spec_of(cols=2**40),
         spec_of(layout="rows"),
         spec_of(values=1),
