@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseprune.ops import gradients
 from sparseprune.ops.dtypes import check_dtype
-from sparseprune.ops.products import clamp_, clamp_grad, multiply
+from sparseprune.ops.products import clamp_, multiply
 from sparseprune.ops.registration import register
 
 _CLAMP = "float? low=None, float? high=None"
@@ -153,18 +154,11 @@ class LinearFormat:
         )
 
     def _save(self, ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-        buffers = inputs[1 : 1 + len(self.parts)]
-        bias, *ctx.sizes, ctx.low, ctx.high = inputs[1 + len(self.parts) :]
-        ctx.clamped = ctx.low is not None or ctx.high is not None
-        ctx.save_for_backward(*buffers, *((output,) if ctx.clamped else ()))
-        ctx.has_bias = bias is not None
+        count = len(self.parts)
+        bias, rows, cols, low, high = inputs[1 + count :]
+        gradients.save(ctx, inputs[1 : 1 + count], (rows, cols), bias, output, low, high)
 
     def _backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(self.parts)
-        buffers, output = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         unpack = getattr(torch.ops.sparseprune, f"{self.stem}_unpack")
-        weight = unpack(*buffers, *ctx.sizes)
-        if ctx.clamped:
-            grad = clamp_grad(grad, output[0], ctx.low, ctx.high)
-        grad_bias = grad.reshape(-1, weight.shape[0]).sum(0) if ctx.has_bias else None
-        return grad @ weight, *(None,) * count, grad_bias, *(None,) * 4
+        grad_x, grad_bias = gradients.linear(ctx, grad, unpack)
+        return grad_x, *(None,) * len(self.parts), grad_bias, *(None,) * 4
