@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseprune.errors import bad
-from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.base import DTYPES, Format
+from sparseprune.formats.linear_weight import LinearWeight
 
 UNIT_ROWS = 64
 """Rows whose values lie together, column by column."""
@@ -69,7 +70,7 @@ class Bitmask(Format):
         return BitmaskWeight(rows, cols, padded[kept], masks, starts).use()
 
 
-class BitmaskWeight(PackedWeight):
+class BitmaskWeight(LinearWeight):
     """A packed weight [rows, cols].
 
     Buffers: values [nonzeros] in float32 or half, masks uint8 [units, cols, 8], starts int32
@@ -90,42 +91,11 @@ class BitmaskWeight(PackedWeight):
     starts: Tensor
 
     @property
-    def name(self) -> str:
-        return self.stem
-
-    @property
     def nonzeros(self) -> int:
         return self.values.numel()
 
-    def spec(self) -> dict[str, Any]:
-        return {"rows": self.rows, "cols": self.cols}
-
-    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The buffers in the order that the ops take them."""
-        held = self._buffers  # the attributes would go through Module.__getattr__
-        return held["values"], held["masks"], held["starts"]  # type: ignore[return-value]
-
-    def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
-        ops = getattr(torch.ops, self.namespace)
-        y: Tensor = ops.bitmask_linear(x, *self.packed(), bias, self.rows, self.cols, *clamp)
-        return y
-
-    def conv2d(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        kernel_size: Pair,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
-        clamp: Clamp = (None, None),
-    ) -> Tensor:
-        raise bad("BitmaskWeight.conv2d", "weight", "of a format that serves Conv2d", self.name,
-                  "pack it with Csr()")  # fmt: skip
-
     def unpack(self) -> Tensor:
-        return unpack(*self.packed(), self.rows, self.cols)
+        return unpack(self.values, self.masks, self.starts, self.rows, self.cols)
 
 
 def kept_positions(masks: Tensor) -> Tensor:

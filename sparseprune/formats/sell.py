@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sparseprune import backends
 from sparseprune.errors import bad
-from sparseprune.formats.base import DTYPES, Clamp, Format, PackedWeight, Pair
+from sparseprune.formats.base import DTYPES, Format
+from sparseprune.formats.linear_weight import LinearWeight
 
 SLICE_ROWS = 16
 """Rows whose nonzeros lie side by side."""
@@ -155,7 +156,7 @@ def _pack(column: Ints, bounds: Ints, before: int) -> tuple[npt.NDArray[Any], ..
             kept.sum(1))  # fmt: skip
 
 
-class SellWeight(PackedWeight):
+class SellWeight(LinearWeight):
     """A packed weight [rows, cols].
 
     Buffers: values [16 * steps] in float32 or half, columns uint8 [16 * steps], windows uint16
@@ -189,42 +190,12 @@ class SellWeight(PackedWeight):
     order: Tensor
 
     @property
-    def name(self) -> str:
-        return self.stem
-
-    @property
     def nonzeros(self) -> int:
         return int((self.columns >= KEPT).sum())
 
-    def spec(self) -> dict[str, Any]:
-        return {"rows": self.rows, "cols": self.cols}
-
-    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The buffers in the order that the ops take them."""
-        held = self._buffers  # the attributes would go through Module.__getattr__
-        return tuple(held[part] for part in self.parts)  # type: ignore[return-value]
-
-    def linear(self, x: Tensor, bias: Tensor | None, clamp: Clamp = (None, None)) -> Tensor:
-        ops = getattr(torch.ops, self.namespace)
-        y: Tensor = ops.sell_linear(x, *self.packed(), bias, self.rows, self.cols, *clamp)
-        return y
-
-    def conv2d(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        kernel_size: Pair,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        groups: int,
-        clamp: Clamp = (None, None),
-    ) -> Tensor:
-        raise bad("SellWeight.conv2d", "weight", "of a format that serves Conv2d", self.name,
-                  "pack it with Csr()")  # fmt: skip
-
     def unpack(self) -> Tensor:
-        return unpack(*self.packed(), self.rows, self.cols)
+        return unpack(self.values, self.columns, self.windows, self.starts, self.order,
+                      self.rows, self.cols)  # fmt: skip
 
 
 def entries(

@@ -88,8 +88,7 @@ def _wrong_places(weight: SellWeight) -> str | None:
     order, every = weight.order, torch.arange(weight.rows, device=columns.device)
     if len(order) and not torch.equal(order.long().sort().values, every):
         return f"an order that does not list each of {weight.rows} rows once"
-    values, columns, windows, starts, _ = weight.packed()
-    _, row, column = entries(values, columns, windows, starts, order[:0])
+    _, row, column = entries(weight.values, columns, weight.windows, weight.starts, order[:0])
     if bool((row >= weight.rows).any()):
         return f"values in rows past {weight.rows}"
     if bool((column >= weight.cols).any()):
