@@ -17,6 +17,15 @@ inline float reduce(__m256 v) {
 // low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
 inline Vec limit(Vec v, Vec low, Vec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
 
+// Four floats in both halves, and one of them in all lanes: one load in place of four.
+inline Vec load_four(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+}
+template <int k>
+inline Vec lane(Vec four) {
+  return _mm256_permute_ps(four, k * 0x55);
+}
+
 // __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
 inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 

@@ -12,6 +12,13 @@ constexpr int64_t kAhead = 1024;  // floats, 4 KB
 // low where v < low, high where v > high, else v: the second operand comes back where one is NaN.
 inline Vec limit(Vec v, Vec low, Vec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
 
+// Four floats in every quarter, and one of them in all lanes: one load in place of four.
+inline Vec load_four(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+template <int k>
+inline Vec lane(Vec four) {
+  return _mm512_permute_ps(four, k * 0x55);
+}
+
 // __builtin_prefetch(p, 1) fetches for reading where prefetchw has no flag of its own.
 inline void prefetch_for_write(const float* p) { asm volatile("prefetchw %0" : : "m"(*p)); }
 

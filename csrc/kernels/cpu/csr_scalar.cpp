@@ -12,6 +12,17 @@ inline Vec limit(Vec v, Vec low, Vec high) {
   return raised > high ? high : raised;
 }
 
+// Four floats, and one of them in all lanes.
+inline Vec load_four(const float* p) {
+  Vec four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return four;
+}
+template <int k>
+inline Vec lane(Vec four) {
+  return four[k] - Vec{};
+}
+
 inline void prefetch_for_write(const float* p) { __builtin_prefetch(p, 1); }
 
 // sum[t] = sum_i values[i] * x[t * x_stride + columns[i]]
