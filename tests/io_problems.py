@@ -122,6 +122,22 @@ class Separable(nn.Module):
         return self.head(F.relu(x).mean((2, 3))) * scale
 
 
+class Shuffles(nn.Module):
+    """As ShuffleNet and U-Net: channels in halves and dealt, pixels repeated, images joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.c, self.d = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        left, right = x.chunk(2, 1)
+        dealt = F.channel_shuffle(torch.cat((left, self.b(right)), 1), 2)
+        large = F.interpolate(F.relu(self.c(dealt)), scale_factor=2.0)
+        return self.d(torch.cat((large, x), 1))
+
+
 class Regions(nn.Module):
     """Two regions, and between them what no program does."""
 
@@ -193,6 +209,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "conv3d": (lambda: signals(3), lambda: image(2, 3, 8, 8, 8)),
     "residual": (Residual, lambda: image(2, 3, 8, 8)),
     "separable": (Separable, lambda: image(2, 3, 16, 14)),
+    "shuffles": (Shuffles, lambda: image(2, 3, 16, 14)),
     "regions": (Regions, lambda: image(6, 16)),
     "tied": (Tied, lambda: tokens(11, 2, 5)),
     "attends": (Attends, lambda: image(2, 5, 16)),

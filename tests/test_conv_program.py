@@ -19,7 +19,7 @@ from sparseprune import backends
 from sparseprune.formats import Bitmask, Csr
 from sparseprune.nn import SparseConv, SparseConv1d, SparseConv2d, SparseConv3d
 from sparseprune.program.steps import Csr as Step
-from sparseprune.program.steps import from_text
+from sparseprune.program.text import from_text
 
 
 @silent

@@ -10,57 +10,14 @@ from typing import Any
 import pytest
 import torch
 from io_problems import edit, image, pack_all, planned, refused, run, step
+from io_program_edits import derived, program, source, text, word, words
 from torch import nn
 
 from sparseprune.formats import WEIGHTS
 from sparseprune.io import load, save
 from sparseprune.program.planned import plan
-from sparseprune.program.steps import Activation, Depthwise, Input, Output, Step, Window, to_text
-
-
-def words(line: str, change: Callable[[list[str]], object]) -> Callable[[dict[str, Any]], None]:
-    """Changes the words of the first step that begins so."""
-
-    def edited(manifest: dict[str, Any]) -> None:
-        program = manifest["programs"]["programs"]["program_0"]
-        lines = program["text"].split("\n")
-        place = next(i for i, text in enumerate(lines) if text.startswith(f"{line} "))
-        found = lines[place].split()
-        change(found)
-        lines[place] = " ".join(found)
-        program["text"] = "\n".join(lines)
-
-    return edited
-
-
-def word(line: str, place: int, value: object) -> Callable[[dict[str, Any]], None]:
-    return words(line, lambda found: found.__setitem__(place, str(value)))
-
-
-def program(**fields: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda m: m["programs"]["programs"]["program_0"].update(fields)
-
-
-def source(place: int, path: Any) -> Callable[[dict[str, Any]], object]:
-    def change(manifest: dict[str, Any]) -> None:
-        manifest["programs"]["programs"]["program_0"]["sources"][place] = path
-
-    return change
-
-
-def derived(place: int, value: Any) -> Callable[[dict[str, Any]], object]:
-    def change(manifest: dict[str, Any]) -> None:
-        manifest["programs"]["programs"]["program_0"]["derived"][0][place] = value
-
-    return change
-
-
-def text(change: Callable[[str], str]) -> Callable[[dict[str, Any]], object]:
-    def edited(manifest: dict[str, Any]) -> None:
-        found = manifest["programs"]["programs"]["program_0"]
-        found["text"] = change(found["text"])
-
-    return edited
+from sparseprune.program.steps import Activation, Depthwise, Input, Output, Step, Window
+from sparseprune.program.text import to_text
 
 
 def called(target: Any, *args: Any, op: str = "call_module") -> Callable[[dict[str, Any]], object]:
@@ -292,52 +249,6 @@ def test_steps_of_two_weights_are_not_mixed(tmp_path: Path) -> None:
         found["sources"] = ["0.bias", *found["sources"]]
 
     refused(tmp_path / "file", change, "those of one packed weight")
-
-
-@pytest.fixture(scope="module")
-def adaptive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A network that averages to 3 x 2 and flattens."""
-    path = tmp_path_factory.mktemp("io") / "file"
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(),
-                          nn.Linear(48, 5))  # fmt: skip
-    fast = pack_all(model, "csr/groups").eval()
-    assert plan(fast, image(2, 3, 16, 14)) is None
-    save(fast, path)
-    return path.read_bytes()
-
-
-ADAPTIVE_ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
-    **{
-        f"adaptive {place} {number}": word("adaptive", place, number)
-        for place in (1, 2, 3, 4, 5)
-        for number in (-1, 7, 2**17, 10**30)
-        if not (place > 3 and number == 7)
-    },
-    "no size": words("adaptive", list.pop),
-    "depth": word("adaptive", 3, 2),
-    "depth of a window": words("csr", lambda found: found.__setitem__(slice(16, 22), ["1"] * 6)),
-    "of tokens": words(
-        "flatten",
-        lambda found: found.__setitem__(slice(0, 3), ["adaptive", "3", "2", "1", "1", "1"]),
-    ),
-}
-
-
-@pytest.mark.parametrize("attack", ADAPTIVE_ATTACKS)
-def test_no_image_grows_where_it_has_no_size(attack: str, adaptive: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(adaptive)
-    refused(path, lambda manifest, _: ADAPTIVE_ATTACKS[attack](manifest), "not allowed|manifest")
-
-
-@pytest.mark.parametrize("size", [1, 4, 65536])
-def test_other_sizes_are_told_from_the_weight(size: int, adaptive: bytes, tmp_path: Path) -> None:
-    """What flatten gives depends on the inputs: the op itself looks."""
-    path = tmp_path / "file"
-    path.write_bytes(adaptive)
-    edit(path, lambda manifest, _: word("adaptive", 4, size)(manifest))
-    with pytest.raises((RuntimeError, ValueError), match=r"features|channels"):
-        run(load(path), image(2, 3, 16, 14))
 
 
 def test_values_too_large_to_count_are_refused() -> None:

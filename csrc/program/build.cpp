@@ -71,6 +71,7 @@ Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& input
   plan_->values = infer(steps, inputs);
   steps_ = lay_out_tokens(without_copies(steps, plan_->values), plan_->values, lanes_);
   taps_.resize(steps_.size());
+  for (const Step& s : steps_) host(s);
   for (size_t i = 0; i < steps_.size(); ++i) constrain(i);
   layout_.resolve();
   for (size_t i = 0; i < steps_.size(); ++i) spread(i);
@@ -96,7 +97,7 @@ void Builder::constrain(size_t step) {
   } else if (s.word == Word::kAdd || s.word == Word::kCat) {
     layout_.same_pitch(s.out, s.x);
     if (s.y >= 0) layout_.same_pitch(s.out, s.y);
-  } else if (s.word == Word::kScale) {
+  } else if (s.word == Word::kScale || s.word == Word::kChannels) {
     layout_.same_pitch(s.out, s.x);
   }
 }
@@ -165,19 +166,37 @@ void Builder::spread(size_t step) {
   reach(value(taps.source), std::max<int64_t>(-*low, 0), std::max<int64_t>(end + *high, 0));
 }
 
-// A csr step reads its residual at the positions where it writes.
+// A csr step reads its residual at the positions where it writes, and channels lie in their host as
+// it lays them.
 void Builder::match_residuals() {
+  std::vector<std::pair<int64_t, int64_t>> alike;
+  for (const Step& s : steps_)
+    if (s.word == Word::kCsr && s.y >= 0 && !value(s.y).shape.tokens) alike.push_back({s.out, s.y});
+  for (size_t v = 0; v < plan_->values.size(); ++v)
+    if (value(v).host >= 0) alike.push_back({v, value(v).host});
   for (bool changed = true; changed;) {
     changed = false;
-    for (const Step& s : steps_) {
-      if (s.word != Word::kCsr || s.y < 0 || value(s.y).shape.tokens) continue;
-      Planes &a = value(s.out).planes, &b = value(s.y).planes;
+    for (const auto& [one, other] : alike) {
+      Planes &a = value(one).planes, &b = value(other).planes;
       const int64_t lead = std::max(a.lead, b.lead);
       const int64_t plane = lead + std::max(a.plane - a.lead, b.plane - b.lead);
       changed |= a.lead != lead || b.lead != lead || a.plane != plane || b.plane != plane;
       a.lead = b.lead = lead, a.plane = b.plane = plane;
     }
   }
+}
+
+// Of one image, what is put side by side is made where it will lie, and channels that follow each
+// other are read where they are: nothing is copied. A value lies in one other at most.
+void Builder::host(const Step& s) {
+  const auto lay = [&](int64_t part, int64_t whole, int64_t channel) {
+    if (value(part).host >= 0 || value(whole).shape.images != 1) return;
+    value(part).host = whole, value(part).channel = channel;
+  };
+  if (s.word == Word::kChannels && s.groups == 1) lay(s.out, s.x, s.begin);
+  if (s.word != Word::kCat) return;
+  lay(s.x, s.out, 0);
+  if (s.y != s.x) lay(s.y, s.out, value(s.x).shape.channels);
 }
 
 void Builder::emit(size_t step) {
@@ -203,12 +222,16 @@ void Builder::emit(size_t step) {
       return mean(s);
     case Word::kAdaptive:
       return adaptive(s);
+    case Word::kUpsample:
+      return upsample(s);
     case Word::kAdd:
       return add(s);
     case Word::kScale:
       return scale(s);
     case Word::kCat:
       return cat(s);
+    case Word::kChannels:
+      return channels(s);
     case Word::kFlatten:
       return flatten(s);
     case Word::kTurn:

@@ -40,6 +40,7 @@ class Builder {
   void spread(size_t step);
   void tap_flats(const Step& s, Taps& taps) const;
   void match_residuals();
+  void host(const Step& s);
   // Third pass, with planes known: works.
   void emit(size_t step);
   void input(const Step& s);
@@ -53,9 +54,12 @@ class Builder {
   void pool(const Step& s);
   void mean(const Step& s);
   void adaptive(const Step& s);
+  void upsample(const Step& s);
   void add(const Step& s);
   void scale(const Step& s);
   void cat(const Step& s);
+  void channels(const Step& s);
+  void copy_planes(int64_t x, std::vector<int64_t> from, int64_t out, int64_t first);
   void flatten(const Step& s);
   void turn(const Step& s);
   void bitmask(const Step& s);

@@ -60,6 +60,14 @@ void tiles_to_rows(const float* tiles, const Value& v, int64_t i, float* rows, i
                                rows + tile * p.width * pitch + begin, pitch, Clamp{});
 }
 
+// Channels [begin, begin + count) of an image whose `groups` groups are dealt in turn.
+std::vector<int64_t> dealt(int64_t channels, int64_t groups, int64_t begin, int64_t count) {
+  std::vector<int64_t> from;
+  for (int64_t c = begin; c < begin + count; ++c)
+    from.push_back(c % groups * (channels / groups) + c / groups);
+  return from;
+}
+
 }  // namespace
 
 void Builder::input(const Step& s) {
@@ -197,19 +205,28 @@ void Builder::split(const Step& s, const Taps& taps) {
 }
 
 void Builder::cat(const Step& s) {
-  const Planes y = value(s.out).planes;
+  const int64_t first = value(s.x).planes.channels, second = value(s.y).planes.channels;
+  if (value(s.x).host != s.out) copy_planes(s.x, dealt(first, 1, 0, first), s.out, 0);
+  if (value(s.y).host != s.out || s.y == s.x)
+    copy_planes(s.y, dealt(second, 1, 0, second), s.out, first);
+}
+
+void Builder::channels(const Step& s) {
+  if (value(s.out).host == s.x) return;
+  copy_planes(s.x, dealt(value(s.x).planes.channels, s.groups, s.begin, s.count), s.out, 0);
+}
+
+// Channel from[i] of every image of x becomes channel first + i of out.
+void Builder::copy_planes(int64_t x, std::vector<int64_t> from, int64_t out, int64_t first) {
+  const Planes source = value(x).planes, y = value(out).planes;
   const Plan* plan = plan_.get();
-  const int64_t planes = y.images * y.channels, n = parts(planes);
-  const int64_t split_at = value(s.x).planes.channels;
-  work(n, {s.x, s.y}, s.out, [=, step = s](const Call& call, int64_t i) {
+  const auto count = static_cast<int64_t>(from.size());
+  const int64_t planes = y.images * count, n = parts(planes);
+  work(n, {x}, out, [=, from = std::move(from)](const Call& call, int64_t i) {
     part(i, n, planes, [&](int64_t plane) {
-      const int64_t image = plane / y.channels, channel = plane % y.channels;
-      const bool second = channel >= split_at;
-      const int64_t from = second ? step.y : step.x;
-      float* to = plan->at(call, step.out) + y.at(image, channel);
-      std::copy_n(plan->at(call, from) +
-                      plan->values[from].planes.at(image, channel - (second ? split_at : 0)),
-                  y.lanes(), to);
+      const int64_t image = plane / count, c = plane % count;
+      float* to = plan->at(call, out) + y.at(image, first + c);
+      std::copy_n(plan->at(call, x) + source.at(image, from[c]), y.lanes(), to);
       clear_margins(to - y.lead, y);
     });
   });

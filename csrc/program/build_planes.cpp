@@ -139,6 +139,19 @@ void Builder::add(const Step& s) {
        });
 }
 
+void Builder::upsample(const Step& s) {
+  const Planes x = value(s.x).planes, y = value(s.out).planes;
+  const Plan* plan = plan_.get();
+  const int64_t planes = y.images * y.channels, n = parts(planes);
+  work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
+    part(i, n, planes, [&](int64_t plane) {
+      const int64_t image = plane / y.channels, c = plane % y.channels;
+      plane_kernels().nearest(plan->at(call, step.x) + x.at(image, c), x, step.size, y,
+                              plan->at(call, step.out) + y.at(image, c));
+    });
+  });
+}
+
 void Builder::scale(const Step& s) {
   const Planes x = value(s.x).planes, by = value(s.y).planes, y = value(s.out).planes;
   const Plan* plan = plan_.get();

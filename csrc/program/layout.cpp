@@ -99,11 +99,32 @@ void close_planes(Value& value) {
   p.image = p.channels * p.plane;
 }
 
+namespace {
+
+// What hosts others is needed from when the first of them is made until the last is read.
+void share_life(std::vector<Value>& values, const Value& v) {
+  for (int64_t host = v.host; host >= 0; host = values[host].host) {
+    Value& h = values[host];
+    if (v.first >= 0) h.first = h.first < 0 ? v.first : std::min(h.first, v.first);
+    h.last = std::max(h.last, v.last);
+  }
+}
+
+void find_in_host(std::vector<Value>& values, Value& v) {
+  if (v.host < 0) return;
+  int64_t root = v.host, channel = v.channel;
+  for (; values[root].host >= 0; root = values[root].host) channel += values[root].channel;
+  v.buffer = values[root].buffer + channel * v.planes.plane;
+}
+
+}  // namespace
+
 int64_t place(std::vector<Value>& values) {
   std::vector<Value*> alive;
   std::vector<Value*> order;
+  for (Value& v : values) share_life(values, v);
   for (Value& v : values)
-    if (v.first >= 0) order.push_back(&v);
+    if (v.first >= 0 && v.host < 0) order.push_back(&v);
   std::stable_sort(order.begin(), order.end(),
                    [](const Value* a, const Value* b) { return a->first < b->first; });
   int64_t end = 0;
@@ -111,7 +132,8 @@ int64_t place(std::vector<Value>& values) {
     std::erase_if(alive, [&](const Value* v) { return v->last < value->first; });
     std::sort(alive.begin(), alive.end(),
               [](const Value* a, const Value* b) { return a->buffer < b->buffer; });
-    if (value->over >= 0 && values[value->over].last == value->first) {
+    if (value->over >= 0 && values[value->over].host < 0 &&
+        values[value->over].last == value->first) {
       value->buffer = values[value->over].buffer;
       std::erase(alive, &values[value->over]);
       alive.push_back(value);
@@ -126,6 +148,7 @@ int64_t place(std::vector<Value>& values) {
     end = std::max(end, at + value->floats());
     alive.push_back(value);
   }
+  for (Value& v : values) find_in_host(values, v);
   return end;
 }
 

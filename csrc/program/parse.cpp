@@ -123,6 +123,15 @@ void read_adaptive(Line& line, Step& s) {
   s.x = line.integer();
   for (int64_t& size : s.size) size = line.within(0, 1 << 16);
 }
+void read_upsample(Line& line, Step& s) {
+  s.x = line.integer();
+  for (int64_t& times : s.size) times = line.within(1, 1 << 16);
+}
+void read_channels(Line& line, Step& s) {
+  s.x = line.integer();
+  s.groups = line.within(1, kMost);
+  s.begin = line.within(0, kMost), s.count = line.within(0, kMost);
+}
 void read_pair(Line& line, Step& s) { s.x = line.integer(), s.y = line.integer(); }
 void read_add(Line& line, Step& s) { read_pair(line, s), s.activation = activation(line); }
 
@@ -139,9 +148,11 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"pool", {Word::kPool, read_pool}},
                                                 {"mean", {Word::kMean, read_x}},
                                                 {"adaptive", {Word::kAdaptive, read_adaptive}},
+                                                {"upsample", {Word::kUpsample, read_upsample}},
                                                 {"add", {Word::kAdd, read_add}},
                                                 {"scale", {Word::kScale, read_add}},
                                                 {"cat", {Word::kCat, read_pair}},
+                                                {"channels", {Word::kChannels, read_channels}},
                                                 {"flatten", {Word::kFlatten, read_x}},
                                                 {"output", {Word::kOutput, read_x}}};
 

@@ -47,6 +47,7 @@ struct Value {
   int64_t buffer = -1;            // first float in the arena
   int64_t first = -1, last = -1;  // works that write it first and read it last
   int64_t over = -1;  // a value that it may take the place of, where that is read for the last time
+  int64_t host = -1, channel = 0;  // a value whose channels from `channel` on it is
 
   int64_t floats() const { return (planes.images * planes.image + 15) / 16 * 16; }
 };

@@ -80,10 +80,14 @@ class Inference {
         return mean(s);
       case Word::kAdaptive:
         return adaptive(s);
+      case Word::kUpsample:
+        return upsample(s);
       case Word::kFlatten:
         return flatten(s);
       case Word::kCat:
         return cat(s);
+      case Word::kChannels:
+        return channels(s);
       case Word::kScale:
         return scale(s);
       case Word::kAdd:
@@ -187,6 +191,11 @@ class Inference {
     }
     return y;
   }
+  Shape upsample(const Step& s) {
+    Shape y = image(s.x);
+    for (int d = 0; d < 3; ++d) y.size[d] *= s.size[d];
+    return y;
+  }
   Shape flatten(const Step& s) {
     const Shape& x = image(s.x);
     Shape y;
@@ -201,6 +210,13 @@ class Inference {
     const Shape& other = image(s.y);
     check_same(y, other, other.channels);
     y.channels += other.channels;
+    return y;
+  }
+  Shape channels(const Step& s) {
+    Shape y = image(s.x);
+    if (y.channels % s.groups || s.begin + s.count > y.channels)
+      refuse("inputs", "of channels that can be chosen", number(y.channels));
+    y.channels = s.count;
     return y;
   }
   Shape scale(const Step& s) {

@@ -31,9 +31,11 @@ enum class Word {
   kPool,
   kMean,
   kAdaptive,
+  kUpsample,
   kAdd,
   kScale,
   kCat,
+  kChannels,
   kFlatten,
   kOutput,
   kTurn  // tokens from one form to the other (tokens.h): in no text
@@ -49,7 +51,9 @@ struct Step {
   int64_t channels = 0, multiplier = 1, dims = 2;
   bool tokens = false;  // of an input
   bool average = false, ceil = false, count_padding = false;
-  int64_t size[3] = {1, 1, 1};  // that adaptive averages make; 0 keeps one
+  int64_t size[3] = {1, 1,
+                     1};  // that adaptive averages make (0 keeps one); times that nearest repeats
+  int64_t begin = 0, count = 0;  // channels that are chosen
   Window window{};
   Activation activation{};
 };

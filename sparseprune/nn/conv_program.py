@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sparseprune.formats.base import Clamp
 from sparseprune.nn.conv import SparseConv
-from sparseprune.program.steps import Csr, Input, Output, clamped, to_text
+from sparseprune.program.steps import Csr, Input, Output, clamped
+from sparseprune.program.text import to_text
 
 
 class ByProgram(SparseConv):

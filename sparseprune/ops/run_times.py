@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sparseprune.ops.registration import register
-from sparseprune.ops.run import Weights, check, one_by_one, parse
+from sparseprune.ops.run import check, one_by_one, parse
+from sparseprune.ops.run_reference import Weights
 
 SCHEMA = "(Tensor[] inputs, Tensor[] weights, str program) -> Tensor"
 

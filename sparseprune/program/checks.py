@@ -10,6 +10,7 @@ from sparseprune.program.steps import (
     Adaptive,
     Add,
     Bitmask,
+    Channels,
     Csr,
     Depthwise,
     Input,
@@ -20,6 +21,7 @@ from sparseprune.program.steps import (
     Scale,
     Sell,
     Step,
+    Upsample,
     Window,
 )
 
@@ -30,12 +32,14 @@ COUNTS: dict[type[Step], tuple[str, ...]] = {
     Sell: ("tensors", "rows", "cols"),
     Linear: ("tensors", "rows", "cols"),
     Depthwise: ("tensors", "channels"),
+    Channels: ("begin",),
 }
 """Fields that must not be negative."""
 NATURALS: dict[type[Step], tuple[str, ...]] = {
     Input: ("channels",),
     Csr: ("groups",),
     Depthwise: ("multiplier",),
+    Channels: ("groups", "count"),
 }
 """Fields that must be at least 1."""
 FLAGS: dict[type[Step], tuple[str, ...]] = {
@@ -112,11 +116,15 @@ def _check_fields(step: Step) -> None:
     if isinstance(step, Adaptive) and not all(0 <= n <= MOST_IN_WINDOW for n in step.size):
         raise bad("program", f"size of {step}", f"at least 0 and at most {MOST_IN_WINDOW}",
                   step.size, _WAY_OUT)  # fmt: skip
+    if isinstance(step, Upsample) and not all(1 <= n <= MOST_IN_WINDOW for n in step.times):
+        raise bad("program", f"times of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
+                  step.times, _WAY_OUT)  # fmt: skip
 
 
 def _check_lacking(step: Step, lacking: int) -> None:
     """Nothing grows in the dimensions that the images do not have: outputs would not show it."""
     w, size = getattr(step, "window", Window()), getattr(step, "size", (1, 1, 1))
+    size = getattr(step, "times", size)
     numbers = (w.kernel, w.stride, w.dilation, size, w.before, w.after)
     for i in range(lacking):
         found = [triple[i] for triple in numbers]

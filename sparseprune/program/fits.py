@@ -20,6 +20,7 @@ from sparseprune.program.steps import (
     Add,
     Bitmask,
     Cat,
+    Channels,
     Csr,
     Depthwise,
     Flatten,
@@ -171,6 +172,11 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
         return kind, channels * step.multiplier
     if isinstance(step, (Scale, Cat)):
         return kind, _both(step, channels, known)
+    if isinstance(step, Channels):
+        if channels % step.groups or step.begin + step.count > channels:
+            raise bad("program", f"channels of {step}", f"some of {channels}, in equal groups",
+                      (step.groups, step.begin, step.count), _WAY_OUT)  # fmt: skip
+        return kind, step.count
     return kind, channels
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sparseprune.program.steps import (
     Activation,
     Add,
+    Channels,
     Csr,
     Depthwise,
     OnTokens,
@@ -30,7 +31,7 @@ def reads(step: Step) -> list[int]:
 
 def fuse(steps: list[Step]) -> list[Step]:
     """The same program in fewer steps, its values numbered in order."""
-    steps = _fuse_activations(_fuse_sums(_fuse_activations(steps)))
+    steps = _fuse_choices(_fuse_activations(_fuse_sums(_fuse_activations(steps))))
     return _renumber(steps)
 
 
@@ -71,6 +72,21 @@ def _fuse_sums(steps: list[Step]) -> list[Step]:
                 kept[i] = replace(before, out=step.out, residual=other, activation=step.activation)
                 break
     return [step for step in kept if step is not None]
+
+
+def _fuse_choices(steps: list[Step]) -> list[Step]:
+    """Channels chosen of channels that were chosen or dealt are chosen of those before."""
+    kept: list[Any] = list(steps)
+    outs = _outs(steps)
+    for i, step in enumerate(steps):
+        if not isinstance(step, Channels) or step.groups != 1:
+            continue
+        before = kept[outs[step.x]]
+        if isinstance(before, Channels):
+            kept[i] = replace(step, x=before.x, groups=before.groups,
+                              begin=before.begin + step.begin)  # fmt: skip
+    read = {value for step in kept for value in reads(step)}
+    return [step for step in kept if not isinstance(step, Channels) or step.out in read]
 
 
 def _renumber(steps: list[Step]) -> list[Step]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import floordiv, getitem, mul
+from operator import getitem
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from sparseprune.program import mutation
@@ -17,7 +16,9 @@ from sparseprune.program.fusing import fuse
 from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
 from sparseprune.program.program import Program
 from sparseprune.program.regions import Before, Kinds, Region, find, in_order
-from sparseprune.program.steps import Input, Output, to_text
+from sparseprune.program.spellings import spell
+from sparseprune.program.steps import Input, Output
+from sparseprune.program.text import to_text
 from sparseprune.program.tracing import NotTraced, Shape, Shapes, trace
 
 Modules = dict[str, nn.Module]
@@ -45,7 +46,7 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     graph = trace(model, arguments)
     modules = dict(model.named_modules(remove_duplicate=False))
     shapes = _shapes(model, graph, probes)
-    _drop_sizes(graph, shapes, modules)
+    chosen = spell(graph, shapes, lambda node: classify(node, modules, shapes) is not None)
     lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
     before, stay = mutation.order(graph, modules, lowered.__contains__)
     for node in stay & lowered.keys():
@@ -55,6 +56,7 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     regions = [r for r in found if _worth_it(r, lowered, kinds, shapes)]
     if not regions:
         raise NotTraced("no sparse layer stands next to another step that a program can do")
+    chosen.settle({node for region in regions for node in region.nodes}, before)
     programs = {}
     for number, region in enumerate(regions):
         name = f"program_{number}"
@@ -109,26 +111,6 @@ def classify(node: fx.Node, modules: Modules, shapes: Probe) -> Lowered | None:
     if lowered is None or any(shapes(read) is None for read in lowered.reads):
         return None
     return lowered
-
-
-def _drop_sizes(graph: fx.Graph, shapes: Probe, modules: Modules) -> None:
-    """view(x.size(0), -1) becomes flatten(1), so that nobody reads x for its size alone."""
-    for node in list(graph.nodes):
-        reshapes = node.target in ("view", "reshape", torch.reshape)
-        if reshapes and classify(node, modules, shapes) is not None:
-            node.op, node.target = "call_method", "flatten"
-            node.args, node.kwargs = (node.args[0], 1), {}
-    for node in reversed(list(graph.nodes)):
-        asks = node.target in ASKING_METHODS if node.op == "call_method" else (
-            node.op == "call_function" and node.target in ASKING_FUNCTIONS
-        )  # fmt: skip
-        if asks and not node.users and shapes(node) is None:
-            graph.erase_node(node)
-
-
-ASKING_METHODS = {"size", "dim", "numel"}
-ASKING_FUNCTIONS = {getattr, getitem, mul, floordiv}
-"""What only numbers are read and made with, where it makes no tensor."""
 
 
 def _worth_it(region: Region, lowered: dict[fx.Node, Lowered], kinds: Kinds, shapes: Probe) -> bool:

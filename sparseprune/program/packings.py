@@ -19,7 +19,8 @@ from sparseprune.ops.run import parse
 from sparseprune.program.program import Program
 from sparseprune.program.shapes import Value, Values, infer
 from sparseprune.program.steps import Csr as CsrStep
-from sparseprune.program.steps import Step, to_text
+from sparseprune.program.steps import Step
+from sparseprune.program.text import to_text
 
 HOPELESS = 1.6
 """Layouts estimated to take so many times the least are not packed."""

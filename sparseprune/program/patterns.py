@@ -18,6 +18,15 @@ from torch import nn
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.patterns_act import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, ACTIVATIONS
+from sparseprune.program.patterns_channels import (
+    cat,
+    channel_shuffle,
+    channel_slice,
+    narrow,
+    shuffle_module,
+    upsample,
+    upsample_module,
+)
 from sparseprune.program.patterns_layers import (
     conv,
     dense_linear,
@@ -36,7 +45,7 @@ from sparseprune.program.patterns_pool import (
     pool,
     pool_module,
 )
-from sparseprune.program.steps import Activation, Add, Cat, Flatten, Scale
+from sparseprune.program.steps import Activation, Add, Flatten, Scale
 
 
 def identity(call: Call, input: Any, *_: Any, **__: Any) -> Lowered:
@@ -117,21 +126,9 @@ def view(call: Call, input: Any, *shape: Any) -> Lowered | None:
     return flatten(call, input, 1) if flat == list(after) else None
 
 
-def cat(call: Call, tensors: Any, dim: int = 0) -> Lowered | None:
-    """The channels of several images."""
-    if not isinstance(tensors, (tuple, list)) or len(tensors) < 2:
-        return None
-    rank = call.rank(tensors[0])
-    if rank not in (3, 4, 5) or type(dim) is not int or dim % rank != 1:
-        return None
-
-    def emit(b: Builder, x: list[int]) -> int:
-        joined = x[0]
-        for value in x[1:]:
-            joined = b.add(Cat, x=joined, y=value)
-        return joined
-
-    return Lowered(tuple(tensors), emit, "image", "image")
+def getitem(call: Call, input: Any, index: Any) -> Lowered | None:
+    """Every so many pixels, or channels that follow each other."""
+    return strided(call, input, index) or channel_slice(call, input, index)
 
 
 def _flatten_module(call: Call, m: Any, input: Any) -> Lowered | None:
@@ -167,6 +164,9 @@ MODULES: dict[type[nn.Module], Pattern] = {
     nn.AdaptiveAvgPool1d: mean_module(1),
     nn.AdaptiveAvgPool2d: mean_module(2),
     nn.AdaptiveAvgPool3d: mean_module(3),
+    nn.ChannelShuffle: shuffle_module,
+    nn.Upsample: upsample_module,
+    nn.UpsamplingNearest2d: upsample_module,
     nn.Flatten: _flatten_module,
     **dict.fromkeys(PADS, pad_module),
     **dict.fromkeys(DROPOUTS, _free_module),
@@ -198,6 +198,9 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     torch.reshape: view,
     torch.cat: cat,
     torch.concat: cat,
+    torch.narrow: narrow,
+    F.channel_shuffle: channel_shuffle,
+    F.interpolate: upsample,
     F.dropout: dropout,
     F.dropout1d: dropout,
     F.dropout2d: dropout,
@@ -207,7 +210,7 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     torch.dropout: torch_dropout,
     torch.clone: identity,
     F.pad: pad,
-    operator.getitem: strided,
+    operator.getitem: getitem,
     **ACTIVATION_FUNCTIONS,
 }
 """Function -> pattern(call, *arguments)."""
@@ -219,6 +222,7 @@ METHODS: dict[str, Pattern] = {
     "mul_": mul,
     "mean": mean,
     "flatten": flatten,
+    "narrow": narrow,
     "view": view,
     "reshape": view,
     "contiguous": identity,

@@ -17,7 +17,8 @@ from sparseprune.ops.run import parse
 from sparseprune.paths import find, find_module
 from sparseprune.program.derive import Derived, check_derived, make, packing_of, tensors_of
 from sparseprune.program.fits import check_fits
-from sparseprune.program.steps import Csr, Output, to_text
+from sparseprune.program.steps import Csr, Output
+from sparseprune.program.text import to_text
 
 _BIND = "bind the model that the program was made for"
 

@@ -14,6 +14,7 @@ from sparseprune.program.steps import (
     Add,
     Bitmask,
     Cat,
+    Channels,
     Csr,
     Depthwise,
     Flatten,
@@ -26,6 +27,7 @@ from sparseprune.program.steps import (
     Scale,
     Sell,
     Step,
+    Upsample,
     Window,
 )
 
@@ -188,6 +190,12 @@ def _adaptive(step: Adaptive, values: Values) -> Value:
     return Value("image", (batch, channels, *found))
 
 
+def _upsample(step: Upsample, values: Values) -> Value:
+    batch, channels, *sizes = _image(step, values, step.x)
+    times = step.times[3 - len(sizes) :]
+    return Value("image", (batch, channels, *(n * t for n, t in zip(sizes, times, strict=True))))
+
+
 def _add(step: Add, values: Values) -> Value:
     _same(step, values[step.x].shape, values, step.residual)
     return values[step.x]
@@ -209,6 +217,14 @@ def _cat(step: Cat, values: Values) -> Value:
     return Value("image", (x[0], x[1] + y[1], *x[2:]))
 
 
+def _channels(step: Channels, values: Values) -> Value:
+    batch, channels, *sizes = _image(step, values, step.x)
+    fits = channels % step.groups == 0 and step.begin + step.count <= channels
+    expected = f"of {step.groups} equal groups and {step.begin + step.count} channels or more"
+    _check(fits, f"value {step.x} read by 'channels'", expected, channels, "lower the model again")
+    return Value("image", (batch, step.count, *sizes))
+
+
 def _flatten(step: Flatten, values: Values) -> Value:
     batch, *rest = _image(step, values, step.x)
     return Value("tokens", (batch, prod(rest)))
@@ -223,9 +239,11 @@ RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Pool: _pool,
     Mean: _mean,
     Adaptive: _adaptive,
+    Upsample: _upsample,
     Add: _add,
     Scale: _scale,
     Cat: _cat,
+    Channels: _channels,
     Flatten: _flatten,
 }
 """Step -> the value that it makes."""

@@ -1,18 +1,10 @@
-"""The steps of a program: what one native call computes, as data and as text.
-
-A program is a list of steps over numbered values. Text, one line per step, goes to the op
-``sparseprune::run`` and into saved files; csrc/program/parse.cpp reads the same lines.
-
-    input 0 image 3 2              value 0 is an image with 3 channels and 2 spatial dimensions
-    csr 1 0 -1 0 64 147 ...        value 1 = convolution of value 0 with the weights from tensor 0
-    output 1
-"""
+"""The steps of a program: what one native call computes, as data (as text: program/text.py)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -210,6 +202,16 @@ class Adaptive(Step):
 
 
 @dataclass(frozen=True)
+class Upsample(Step):
+    """Every element of an image `times` times along each dimension: the nearest one."""
+
+    word: ClassVar[str] = "upsample"
+    out: int
+    x: int
+    times: Triple
+
+
+@dataclass(frozen=True)
 class Add(Step):
     """out = activation(x + residual), same shapes; residual -1 leaves the activation alone."""
 
@@ -242,6 +244,22 @@ class Cat(Step):
 
 
 @dataclass(frozen=True)
+class Channels(Step):
+    """Channels [begin, begin + count) of x, its `groups` groups of C / groups dealt in turn.
+
+    Channel i of x so dealt is channel (i % groups) * (C / groups) + i // groups of x; one group
+    leaves the order.
+    """
+
+    word: ClassVar[str] = "channels"
+    out: int
+    x: int
+    groups: int
+    begin: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Flatten(Step):
     """An image [N, C, *sizes] as tokens [N, C * sizes]."""
 
@@ -258,60 +276,7 @@ class Output(Step):
     x: int
 
 
-_ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Add, Scale, Cat,
-        Flatten, Output)  # fmt: skip
+_ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Upsample, Add,
+        Scale, Cat, Channels, Flatten, Output)  # fmt: skip
 STEPS: dict[str, type[Step]] = {s.word: s for s in _ALL}
 """First word of a line -> its step."""
-
-
-def to_text(steps: list[Step]) -> str:
-    """The program as text, a line per step."""
-    return "\n".join(" ".join([step.word, *_words(step)]) for step in steps)
-
-
-def _words(item: Step | Window | Activation) -> list[str]:
-    words: list[str] = []
-    for field in fields(item):
-        value = getattr(item, field.name)
-        if isinstance(value, (Window, Activation)):
-            words += _words(value)
-        elif isinstance(value, tuple):
-            words += map(str, value)
-        else:
-            words.append(repr(value) if isinstance(value, float) else str(value))
-    return words
-
-
-def from_text(text: str) -> list[Step]:
-    """The inverse of :func:`to_text`.
-
-    Raises:
-        ValueError: a line that is not a step.
-    """
-    return [_step(line) for line in text.splitlines()]
-
-
-def _step(line: str) -> Step:
-    word, *words = line.split()
-    if word not in STEPS:
-        raise ValueError(f"program: a line must begin with one of {', '.join(STEPS)}, got {word!r}")
-    step, rest = _take(STEPS[word], words, line)
-    if rest:
-        raise ValueError(f"program: words left over in {line!r}")
-    return step  # type: ignore[return-value]
-
-
-def _take(kind: type, words: list[str], line: str) -> tuple[object, list[str]]:
-    values: list[object] = []
-    for field in fields(kind):
-        if field.type in ("Window", "Activation"):
-            value, words = _take(globals()[str(field.type)], words, line)
-            values.append(value)
-            continue
-        count = 3 if field.type == "Triple" else 1
-        if len(words) < count:
-            raise ValueError(f"program: words missing in {line!r}")
-        read = {"str": str, "float": float}.get(str(field.type), int)
-        taken, words = [read(w) for w in words[:count]], words[count:]
-        values.append(tuple(taken) if count == 3 else taken[0])
-    return kind(*values), words

@@ -24,7 +24,8 @@ from sparseprune.ops.run import parse
 from sparseprune.program.packings import Choice, Inputs, choices
 from sparseprune.program.planned import Planned, agrees
 from sparseprune.program.program import Program
-from sparseprune.program.steps import Csr, to_text
+from sparseprune.program.steps import Csr
+from sparseprune.program.text import to_text
 from sparseprune.tuning import Milliseconds, Times
 
 STAYS = 0.98

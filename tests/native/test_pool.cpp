@@ -164,6 +164,36 @@ void check_adaptive(Against against, Random& random) {
   expect(true, "");
 }
 
+// Every element `times` times.
+void check_nearest(Against against, Random& random) {
+  const Planes from =
+      planes(random.integer(1, 3), random.integer(1, 7), random.integer(1, 40), random);
+  const int64_t times[3] = {random.integer(1, 2), random.integer(1, 3),
+                            random.pick({1, 2, 2, 3, 4, 5, 8, 16, 17})};
+  const Planes to =
+      planes(from.depth * times[0], from.height * times[1], from.width * times[2], random);
+  std::snprintf(running, sizeof running, "%s nearest %d x %d x %d, times %d x %d x %d",
+                isa_name(current_isa()), static_cast<int>(from.depth),
+                static_cast<int>(from.height), static_cast<int>(from.width),
+                static_cast<int>(times[0]), static_cast<int>(times[1]), static_cast<int>(times[2]));
+  std::vector<float> x(static_cast<size_t>(from.flat() + 16), kNan);  // read behind a row
+  for (int64_t d = 0; d < from.depth; ++d)
+    for (int64_t h = 0; h < from.height; ++h)
+      for (int64_t i = 0; i < from.width; ++i)
+        x[d * from.slice + h * from.row + i] = random.normal();
+  std::vector<float> expected(static_cast<size_t>(to.plane));
+  for (int64_t d = 0; d < to.depth; ++d)
+    for (int64_t h = 0; h < to.height; ++h)
+      for (int64_t i = 0; i < to.width; ++i)
+        expected[to.lead + d * to.slice + h * to.row + i] =
+            x[d / times[0] * from.slice + h / times[1] * from.row + i / times[2]];
+  const Guarded<float> y(std::vector<float>(expected.size(), 7.f), against);
+  const Guarded in(x, against);
+  plane_kernels().nearest(in.read_only(), from, times, to, y.data() + to.lead);
+  expect(y.surroundings_intact(), "wrote outside y");
+  expect(std::equal(expected.begin(), expected.end(), y.data()), "another element");
+}
+
 Pool image(int64_t height, int64_t width, int64_t kernel, int64_t stride, int64_t padding,
            int64_t dilation, bool average, bool count_padding, bool ceil) {
   return {{1, height, width},
@@ -201,7 +231,8 @@ Pool any_pool(Random& random) {
 
 void check_pools(int64_t count, Random& random) {
   for (const Against against : {Against::low_page, Against::high_page}) {
-    for (int64_t i = 0; i < 10 * count; ++i) check_adaptive(against, random);
+    for (int64_t i = 0; i < 10 * count; ++i)
+      check_adaptive(against, random), check_nearest(against, random);
     for (const int64_t width : {1, 2, 7, 8, 14, 15, 16, 17, 28, 31, 32, 33, 55, 56, 112})
       for (const bool average : {false, true})
         for (const bool count_padding : {false, true})

@@ -71,7 +71,14 @@ std::string image_program(const std::string& block) {
          "add 18 17 9 leaky 0.1 inf\n"
          "output 18\n"
          "adaptive 19 17 1 1 1\n"
-         "output 19";
+         "output 19\n"
+         "channels 20 9 1 3 8\n"
+         "upsample 21 20 1 2 3\n"
+         "output 21\n"
+         "channels 22 9 4 2 13\n"
+         "cat 23 20 22\n"
+         "cat 24 23 9\n"
+         "output 24";
 }
 
 std::string token_program(const std::string& block) {
@@ -277,6 +284,14 @@ void check_programs(int64_t count, Random& random) {
         "input 0 image 6 2\nadaptive 1 0 1 65536 65537",
         "input 0 image 6 2\nadaptive 1 2 1 7 7",
         "input 0 image 6 2\nflatten 1 0\nadaptive 2 1 1 7 7",
+        "input 0 image 6 2\nchannels 1 0 4 0 6\noutput 1",
+        "input 0 image 6 2\nchannels 1 0 1 3 4\noutput 1",
+        "input 0 image 6 2\nchannels 1 0 0 0 6\noutput 1",
+        "input 0 image 6 2\nchannels 1 0 1 -1 6\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nchannels 2 1 1 0 6\noutput 2",
+        "input 0 image 6 2\nupsample 1 0 1 0 1\noutput 1",
+        "input 0 image 6 2\nupsample 1 0 2 1 1\noutput 1",
+        "input 0 image 6 2\nupsample 1 0 1 65536 65536\nupsample 2 1 1 65536 1\noutput 2",
         "input 0 image 6 2\npool 1 0 max 0 0 1 1 1 1 1 1 1 0 0 1 0 0 1 1 1 zeros",
         "input 0 image 6 2\nbitmask 1 0 -1 0 4 6 0 clamp 0 0",
         "input 0 image 6 2\nlinear 1 0 -1 0 4 6 0 clamp 0 0",

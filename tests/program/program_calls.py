@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,4 +90,37 @@ SUM_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "method": lambda x: x.add(F.relu(x)),
     "iadd": lambda x: operator.iadd(F.relu(x), x),
     "sum": lambda x: sum([x, F.relu(x)]),
+}
+
+
+def _dealt(x: Tensor, turn: Callable[[Tensor], Tensor]) -> Tensor:
+    n, c, h, w = x.size()
+    return turn(x.view(n, 3, c // 3, h, w)).reshape(n, c, h, w)
+
+
+def _turned(parts: Sequence[Tensor], count: int) -> Tensor:
+    return torch.cat([parts[i] for i in reversed(range(count))], 1)
+
+
+CHANNEL_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "chunk": lambda x: _turned(x.chunk(2, 1), 2),
+    "torch_chunk": lambda x: _turned(torch.chunk(x, chunks=3, dim=-3), 3),
+    "chunk_uneven": lambda x: _turned(x.chunk(4, dim=1), 3),
+    "split": lambda x: _turned(x.split(4, 1), 2),
+    "split_names": lambda x: _turned(x.split(split_size=4, dim=1), 2),
+    "split_sizes": lambda x: _turned(torch.split(x, [1, 3, 2], dim=1), 3),
+    "slices": lambda x: torch.cat((x[:, 4:], x[:, :-4], x[:, 2:4]), 1),
+    "narrow": lambda x: torch.cat((x.narrow(1, 2, 4), torch.narrow(x, 1, 0, 2)), 1),
+    "all": lambda x: x[:, :],
+    "shuffle_module": nn.ChannelShuffle(2),
+    "shuffle_function": lambda x: F.channel_shuffle(x, 3),
+    "shuffle_views": lambda x: _dealt(x, lambda y: y.transpose(1, 2).contiguous()),
+    "shuffle_axes": lambda x: _dealt(x, lambda y: torch.transpose(y, 2, 1)),
+    "shuffle_permuted": lambda x: _dealt(x, lambda y: y.permute(0, 2, 1, 3, 4)),
+}
+UPSAMPLE_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "module": nn.Upsample(scale_factor=2),
+    "older": nn.UpsamplingNearest2d(scale_factor=(3, 1)),
+    "function": lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"),
+    "exact": lambda x: F.interpolate(x, None, (5, 4), "nearest-exact"),
 }

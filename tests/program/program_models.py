@@ -10,18 +10,21 @@ import torch.nn.functional as F
 from problems import sparse_weight
 from program_calls import (
     ACTIVATION_CALLS,
+    CHANNEL_CALLS,
     FLATTEN_CALLS,
     NOTHING_CALLS,
     PAD_CALLS,
     POOL_CALLS,
     SUM_CALLS,
+    UPSAMPLE_CALLS,
 )
 from torch import Tensor, nn
 
 from sparseprune.nn import SPARSE
 from sparseprune.program.planned import plan
 from sparseprune.program.program import Program
-from sparseprune.program.steps import Step, from_text
+from sparseprune.program.steps import Step
+from sparseprune.program.text import from_text
 
 Made = tuple[nn.Module, Any]
 
@@ -307,6 +310,8 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     **{f"nothing_{k}": lambda f=f: two_convs(f) for k, f in NOTHING_CALLS.items()},
     **{f"pad_{k}": lambda f=f: two_convs(f) for k, f in PAD_CALLS.items()},
     **{f"sum_{k}": lambda f=f: two_convs(f) for k, f in SUM_CALLS.items()},
+    **{f"channels_{k}": lambda f=f: two_convs(f) for k, f in CHANNEL_CALLS.items()},
+    **{f"upsample_{k}": lambda f=f: two_convs(f) for k, f in UPSAMPLE_CALLS.items()},
     **{f"flat_{k}": lambda f=f: by_size(f) for k, f in FLATTEN_CALLS.items()},
     "adaptive_flat": lambda: then_linear(lambda x: F.adaptive_avg_pool2d(x, 7).flatten(1), 294),
     "mean_dims": lambda: then_linear(lambda x: x.mean([2, 3])),

@@ -11,6 +11,7 @@ from sparseprune.program.steps import (
     Adaptive,
     Add,
     Cat,
+    Channels,
     Csr,
     Depthwise,
     Flatten,
@@ -20,6 +21,7 @@ from sparseprune.program.steps import (
     Pool,
     Scale,
     Step,
+    Upsample,
     Window,
 )
 
@@ -57,8 +59,10 @@ def whole_program() -> Case:
         Add(6, 5, 3, NOTHING),
         Cat(7, 6, 5),
         Adaptive(8, 7, (1, 3, 5)),
-        Flatten(9, 8),
-        Output(9),
+        Channels(9, 8, 2, 3, 11),
+        Upsample(10, 9, (1, 3, 2)),
+        Flatten(11, 10),
+        Output(11),
         Output(2),
         Output(0),
     ]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from program_calls import ACTIVATION_CALLS, FLATTEN_CALLS, NOTHING_CALLS, SUM_CALLS
+from program_calls import (
+    ACTIVATION_CALLS,
+    CHANNEL_CALLS,
+    FLATTEN_CALLS,
+    NOTHING_CALLS,
+    SUM_CALLS,
+    UPSAMPLE_CALLS,
+)
 from program_models import (
     PATTERNS,
     Lambda,
@@ -20,7 +28,7 @@ from program_models import (
     sparsify,
     words,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from sparseprune.program.planned import plan, unplan
 from sparseprune.program.steps import Csr, Input
@@ -59,6 +67,15 @@ WORDS = {
     **{f"pad_{name}": ["csr csr csr"] for name in ("sides", "module", "constant")},
     **{f"sum_{name}": ["csr add add csr"] for name in SUM_CALLS},
     **{f"act_{name}": ["csr csr"] for name in ACTIVATION_CALLS if name != "twice"},
+    **{f"upsample_{name}": ["csr upsample csr"] for name in UPSAMPLE_CALLS},
+    **{
+        f"channels_{name}": ["csr channels csr"]
+        for name in CHANNEL_CALLS
+        if name.startswith("shuffle")
+    },
+    "channels_chunk": ["csr channels channels cat csr"],
+    "channels_split_sizes": ["csr channels channels channels cat cat csr"],
+    "channels_slices": ["csr channels channels channels cat cat csr"],
     "adaptive_flat": ["csr adaptive flatten csr"],
     "mean_dims": ["csr mean flatten csr"],
     "two_inputs": ["csr csr csr"],
@@ -174,3 +191,48 @@ def test_training_mode_and_hooks_are_refused() -> None:
     assert "training" in str(plan(model.train(), x))
     model.eval()[1].register_forward_hook(lambda *_: None)
     assert "hooks" in str(plan(model, x))
+
+
+def test_channels_chosen_of_dealt_ones_are_one_step() -> None:
+    """As in ShuffleNet: nothing is dealt twice."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        left, right = F.channel_shuffle(m.a(x), 2).chunk(2, 1)
+        return m.b(torch.cat((right, left), 1))
+
+    model, x = Lambda(forward, a=conv(), b=conv()), image()
+    expected = sparsify(model)(x)
+    planned(model, x)
+    assert words(model) == ["csr channels channels cat csr"]
+    assert_close(model(x), expected)
+
+
+def test_outside_of_programs_chunks_take_any_channels() -> None:
+    def forward(m: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = F.relu(y).chunk(2, 1)
+        return m.b(F.relu(m.a(x))), torch.cumsum(left, 1) * right.flip(1)
+
+    model, x = Lambda(forward, a=conv(), b=conv()), image()
+    sparsify(model)
+    layers = deepcopy(model)
+    planned(model, (x, image(4)))
+    for channels in (4, 10):
+        y = image(channels)
+        for got, expected in zip(model(x, y), layers(x, y), strict=True):
+            assert_close(got, expected)
+
+
+def test_sizes_that_a_forward_asks_for_are_no_factors() -> None:
+    """How much larger the image becomes follows from another one."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        small = m.b(F.max_pool2d(m.a(x), 2))
+        return m.c(F.relu(F.interpolate(small, size=x.shape[2:]))) + x
+
+    model = Lambda(forward, a=conv(), b=conv(), c=conv())
+    sparsify(model)
+    layers = deepcopy(model)
+    planned(model, image(6, 8, 8))
+    for size in ((8, 8), (9, 11)):
+        x = image(6, *size)
+        assert_close(model(x), layers(x))

@@ -23,16 +23,17 @@ from sparseprune.program.steps import (
     Activation,
     Adaptive,
     Add,
+    Channels,
     Csr,
     Input,
     Mean,
     Output,
     Pool,
     Step,
+    Upsample,
     Window,
-    from_text,
-    to_text,
 )
+from sparseprune.program.text import from_text, to_text
 
 NAMESPACES = ("sparseprune", "sparseprune_reference")
 small = st.integers(1, 9)
@@ -218,6 +219,12 @@ BAD_STEPS = {
     "size": [Input(0, "image", 3, 2), Adaptive(1, 0, (1, -1, 7)), Output(1)],
     "large_size": [Input(0, "image", 3, 2), Adaptive(1, 0, (1, 7, 2**17)), Output(1)],
     "size_of_no_dimension": [Input(0, "image", 3, 2), Adaptive(1, 0, (2, 7, 7)), Output(1)],
+    "times": [Input(0, "image", 3, 2), Upsample(1, 0, (1, 0, 2)), Output(1)],
+    "many_times": [Input(0, "image", 3, 2), Upsample(1, 0, (1, 2, 2**17)), Output(1)],
+    "times_of_no_dimension": [Input(0, "image", 3, 2), Upsample(1, 0, (2, 2, 2)), Output(1)],
+    "no_groups": [Input(0, "image", 3, 2), Channels(1, 0, 0, 0, 1), Output(1)],
+    "before_the_first": [Input(0, "image", 3, 2), Channels(1, 0, 1, -1, 1), Output(1)],
+    "no_channels": [Input(0, "image", 3, 2), Channels(1, 0, 1, 1, 0), Output(1)],
     "padding_of_no_dimension": [
         Input(0, "image", 3, 2),
         Pool(1, 0, "max", 0, 0, Window(before=(1, 0, 0), after=(1, 0, 0))),

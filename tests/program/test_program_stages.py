@@ -10,7 +10,8 @@ from program_texts import NOTHING, RELU, Case, classifier, tokens_program, whole
 from torch import Tensor
 
 from sparseprune.formats import Csr as Packed
-from sparseprune.program.steps import Csr, Flatten, Input, Mean, Output, Step, Window, to_text
+from sparseprune.program.steps import Csr, Flatten, Input, Mean, Output, Step, Window
+from sparseprune.program.text import to_text
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 BATCHES = (0, 1, 2, 3, 5, 16)
@@ -124,9 +125,9 @@ def test_tokens_of_any_count_beside_images(batch: int) -> None:
     steps, inputs, weights = batch_of(whole_program(), batch)
     _, linear = tokens_program()
     steps += [
-        Input(10, "tokens", 6, 0),
-        Csr(11, 10, -1, len(weights), 5, 6, 0, 1, 0, Window(), RELU),
-        Output(11),
+        Input(12, "tokens", 6, 0),
+        Csr(13, 12, -1, len(weights), 5, 6, 0, 1, 0, Window(), RELU),
+        Output(13),
     ]
     check((steps, [*inputs, torch.randn(2, 1, 7, 6)], [*weights, *linear]))
 

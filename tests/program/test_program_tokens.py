@@ -20,7 +20,7 @@ from sparseprune.formats import Format
 from sparseprune.formats import Sell as Slices
 from sparseprune.io import load, save
 from sparseprune.nn import SparseLinear
-from sparseprune.ops.run import activate
+from sparseprune.ops.run_reference import activate
 from sparseprune.program.planned import plan, unplan
 from sparseprune.program.program import Program
 from sparseprune.program.steps import (
@@ -35,8 +35,8 @@ from sparseprune.program.steps import (
     Sell,
     Step,
     Window,
-    to_text,
 )
+from sparseprune.program.text import to_text
 
 NOTHING = Activation()
 every_backend = pytest.mark.parametrize("backend", backends.available())

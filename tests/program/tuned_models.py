@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparseprune.formats import CsrWeight
 from sparseprune.program.program import Program
 from sparseprune.program.steps import Csr as CsrStep
-from sparseprune.program.steps import from_text
+from sparseprune.program.text import from_text
 
 
 def mlp(

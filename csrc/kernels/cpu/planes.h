@@ -86,6 +86,11 @@ struct PlaneKernels {
   void (*adaptive)(const float* x, const Planes& from, const Planes& to, float* out,
                    float* scratch);
 
+  // One plane: out(z, r, j) = x(z / times[0], r / times[1], j / times[2]). Up to 16 floats behind a
+  // row are read. Writes the whole plane.
+  void (*nearest)(const float* x, const Planes& from, const int64_t* times, const Planes& to,
+                  float* out);
+
   // Element 0 of out + p * to.plane = sum of x + p * x_plane [0, lanes) / count, the rest of its
   // plane zeros, for p in [0, planes); aligned.
   void (*mean)(const float* x, int64_t x_plane, int64_t lanes, float count, int64_t planes,

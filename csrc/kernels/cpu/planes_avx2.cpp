@@ -76,6 +76,10 @@ inline Vec shifted_in(Vec v, Vec before) {
 #include "kernels/cpu/planes_body.inc"
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
+
+// Lane lanes[i] of v in lane i.
+inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m256i)lanes); }
+
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -83,6 +87,6 @@ inline Vec shifted_in(Vec v, Vec before) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,      adaptive,
+const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,      adaptive, nearest,
                                   mean,   scale,     pack_streams, pack_runs, spread};
 }  // namespace sparseprune

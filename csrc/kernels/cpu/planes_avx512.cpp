@@ -64,6 +64,10 @@ inline Vec shifted_in(Vec v, Vec before) {
 #include "kernels/cpu/planes_body.inc"
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
+
+// Lane lanes[i] of v in lane i.
+inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lanes, v); }
+
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -71,6 +75,6 @@ inline Vec shifted_in(Vec v, Vec before) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish, depthwise, split,        pool,      adaptive,
+const PlaneKernels planes_avx512 = {finish, depthwise, split,        pool,      adaptive, nearest,
                                     mean,   scale,     pack_streams, pack_runs, spread};
 }  // namespace sparseprune

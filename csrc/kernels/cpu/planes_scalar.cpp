@@ -61,6 +61,12 @@ inline Vec shifted_in(Vec v, Vec before) { return Vec{before[3], v[0], v[1], v[2
 #include "kernels/cpu/planes_body.inc"
 #include "kernels/cpu/planes_depthwise.inc"
 #include "kernels/cpu/planes_pool.inc"
+
+// Lane lanes[i] of v in lane i.
+inline Vec picked(Vec v, Ints lanes) {
+  return Vec{v[lanes[0]], v[lanes[1]], v[lanes[2]], v[lanes[3]]};
+}
+
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -68,6 +74,6 @@ inline Vec shifted_in(Vec v, Vec before) { return Vec{before[3], v[0], v[1], v[2
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish, depthwise, split,        pool,      adaptive,
+const PlaneKernels planes_scalar = {finish, depthwise, split,        pool,      adaptive, nearest,
                                     mean,   scale,     pack_streams, pack_runs, spread};
 }  // namespace sparseprune

@@ -1,0 +1,203 @@
+"""What the steps of a program compute, in torch: the reference of the op ``run``.
+
+In between, images are [N, C, depth, height, width] and tokens [T, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseprune.formats.csr import CsrWeight, entries
+from sparseprune.ops.bitmask import BITMASK
+from sparseprune.ops.linear import LinearFormat
+from sparseprune.ops.products import multiply
+from sparseprune.ops.sell import SELL
+from sparseprune.program.steps import (
+    Activation,
+    Adaptive,
+    Add,
+    Bitmask,
+    Cat,
+    Channels,
+    Csr,
+    Depthwise,
+    Flatten,
+    Input,
+    Linear,
+    Mean,
+    OnTokens,
+    Pool,
+    Scale,
+    Sell,
+    Step,
+    Upsample,
+    Window,
+)
+
+Weights = Sequence[Tensor]
+Layer: TypeAlias = Csr | OnTokens | Depthwise
+"""A step with weights."""
+
+FEW: dict[type[Step], LinearFormat] = {Bitmask: BITMASK, Sell: SELL}
+"""Step on tokens -> the format of its weight, for few of them."""
+TENSORS: dict[type[Step], int] = {
+    Csr: len(CsrWeight.parts),
+    **{step: len(packed.parts) for step, packed in FEW.items()},
+    Linear: 1,
+    Depthwise: 1,
+}
+"""Step -> tensors that it takes before its bias."""
+
+
+def tensors(step: Layer, weights: Weights) -> tuple[Weights, Tensor | None]:
+    """The tensors of a step, and its bias."""
+    end = step.tensors + TENSORS[type(step)]
+    torch._check(
+        end + step.has_bias <= len(weights),
+        lambda: (
+            f"run: weights must be at least {end + step.has_bias} tensors, got {len(weights)}; "
+            "pass Program.tensors()"
+        ),
+    )
+    return weights[step.tensors : end], weights[end] if step.has_bias else None
+
+
+def enter(step: Input, x: Tensor) -> Tensor:
+    """An input of the op as a value."""
+    if step.kind == "image":
+        return x.reshape(*x.shape[:2], *(1,) * (3 - step.dims), *x.shape[2:])
+    return x.reshape(x.shape[:-1].numel(), step.channels)
+
+
+def _pad(x: Tensor, window: Window) -> Tensor:
+    """The image with its padding around it."""
+    sides = [side for i in (2, 1, 0) for side in (window.before[i], window.after[i])]
+    if not any(sides):
+        return x
+    plain = window.mode == "zeros" or x.shape[0] == 0  # torch reflects no empty batch
+    return F.pad(x, sides, mode="constant" if plain else window.mode)
+
+
+def _patches(x: Tensor, window: Window) -> Tensor:
+    """The windows of a padded image as [N, *sizes, C, *kernel]."""
+    for i in range(3):
+        reach = window.dilation[i] * (window.kernel[i] - 1) + 1
+        x = x.unfold(2 + i, reach, window.stride[i])[..., :: window.dilation[i]]
+    return x.permute(0, 2, 3, 4, 1, 5, 6, 7)
+
+
+def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    """W x over the nonzeros of W alone."""
+    (stored, columns, counts, starts), bias = tensors(step, weights)
+    row, column = entries(columns, counts, starts, step.rows, step.cols, step.block)
+    column = column + row // max(1, step.rows // step.groups) * step.cols
+    x = values[step.x]
+    sizes = x.shape[:1]
+    if x.dim() == 5:
+        x = _patches(_pad(x, step.window), step.window)
+        sizes = x.shape[:4]
+    y = multiply(x.reshape(sizes.numel(), step.cols * step.groups), stored, row, column, step.rows)
+    y = (y if bias is None else y + bias.view(-1)).view(*sizes, step.rows)
+    return _finish(y.permute(0, 4, 1, 2, 3) if len(sizes) > 1 else y, step, values)
+
+
+def _few(step: OnTokens, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    """The same in a format for few tokens."""
+    packed, bias = tensors(step, weights)
+    y = multiply(values[step.x], *FEW[type(step)].entries(*packed), step.rows)
+    return _finish(y if bias is None else y + bias.view(-1), step, values)
+
+
+def _linear(step: Linear, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    (weight,), bias = tensors(step, weights)
+    bias = None if bias is None else bias.view(-1)
+    return _finish(F.linear(values[step.x], weight.view(step.rows, step.cols), bias), step, values)
+
+
+def _depthwise(step: Depthwise, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    (weight,), bias = tensors(step, weights)
+    x, window = _pad(values[step.x], step.window), step.window
+    weight = weight.view(step.channels * step.multiplier, 1, *window.kernel)
+    bias = None if bias is None else bias.view(-1)
+    y = F.conv3d(x, weight, bias, window.stride, 0, window.dilation, step.channels)
+    return _finish(y, step, values)
+
+
+def _pool(step: Pool, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x, w = values[step.x], step.window
+    if step.kind == "max":
+        return F.max_pool3d(x, w.kernel, w.stride, w.before, w.dilation, bool(step.ceil))
+    return F.avg_pool3d(x, w.kernel, w.stride, w.before, bool(step.ceil), bool(step.count_padding))
+
+
+def _adaptive(step: Adaptive, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    return F.adaptive_avg_pool3d(values[step.x], tuple(size or None for size in step.size))  # type: ignore[arg-type]
+
+
+def _upsample(step: Upsample, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x = values[step.x]
+    for dim, times in enumerate(step.times, start=2):
+        x = x.repeat_interleave(times, dim)
+    return x
+
+
+def _channels(step: Channels, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x = values[step.x]
+    grouped = x.reshape(x.shape[0], step.groups, x.shape[1] // step.groups, *x.shape[2:])
+    dealt = grouped.transpose(1, 2).reshape(x.shape)
+    return dealt[:, step.begin : step.begin + step.count]
+
+
+def _add(step: Add, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    return _finish(values[step.x], step, values)
+
+
+def _scale(step: Scale, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    return activate(values[step.x] * values[step.by], step.activation)
+
+
+def _finish(y: Tensor, step: Layer | Add, values: dict[int, Tensor]) -> Tensor:
+    if step.residual != -1:
+        y = y + values[step.residual]
+    return activate(y, step.activation)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """The activation of every element of x."""
+    return ACTIVATE[activation.kind](x, activation)
+
+
+ACTIVATE: dict[str, Callable[[Tensor, Activation], Tensor]] = {
+    "clamp": lambda x, a: x.clamp(a.low, a.high),
+    "leaky": lambda x, a: F.leaky_relu(x, a.low),
+    "silu": lambda x, a: F.silu(x),
+    "gelu": lambda x, a: F.gelu(x),
+    "gelu_tanh": lambda x, a: F.gelu(x, approximate="tanh"),
+    "hardswish": lambda x, a: F.hardswish(x),
+    "hardsigmoid": lambda x, a: F.hardsigmoid(x),
+    "sigmoid": lambda x, a: x.sigmoid(),
+    "tanh": lambda x, a: x.tanh(),
+}
+"""Kind of activation -> what it computes."""
+
+KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] = {
+    Csr: _csr,
+    **dict.fromkeys(FEW, _few),
+    Linear: _linear,
+    Depthwise: _depthwise,
+    Pool: _pool,
+    Mean: lambda step, values, weights: values[step.x].mean((2, 3, 4), keepdim=True),
+    Adaptive: _adaptive,
+    Upsample: _upsample,
+    Add: _add,
+    Scale: _scale,
+    Cat: lambda step, values, weights: torch.cat([values[step.x], values[step.y]], 1),
+    Channels: _channels,
+    Flatten: lambda step, values, weights: values[step.x].flatten(1),
+}
+"""Step -> what it computes."""
