@@ -17,14 +17,29 @@ inline Vec larger(Vec a, Vec b) {
   return _mm256_or_ps(_mm256_max_ps(a, b), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
 
-// v * 2^n for whole n in [-252, 254], in two steps: 2^n itself may be no float.
-inline Vec scaled(Vec v, Vec n) {
-  const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
-  const __m256i one = _mm256_set1_epi32(127);
-  const __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, one), 23);
-  const __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), one), 23);
-  return _mm256_mul_ps(_mm256_mul_ps(v, _mm256_castsi256_ps(low)), _mm256_castsi256_ps(high));
-}
+// high where v > high, else v
+inline Vec at_most(Vec v, Vec high) { return _mm256_min_ps(high, v); }
+
+// 2^y = scale 2^rest, |rest| <= 1 / 2 / kRoots; infinity from 2^128 on, never below 2^-126. NaN is
+// in rest.
+constexpr int kRoots = 8;
+struct Power {
+  Vec scale, rest;
+  explicit Power(Vec y) {
+    const Vec roots = _mm256_setr_ps(1.f, 1.09050775f, 1.18920708f, 1.29683959f, 1.41421354f,
+                                     1.54221082f, 1.68179286f, 1.8340081f);
+    y = limit(y, _mm256_set1_ps(-126.f), _mm256_set1_ps(128.f));
+    // What is added to 1.5 * 2^20 becomes a whole number of eighths, the root's number last.
+    const Vec round = _mm256_set1_ps(1572864.f), eighths = y + round;
+    rest = y - (eighths - round);
+    const __m256i whole = _mm256_castps_si256(eighths);
+    const __m256i octaves = _mm256_slli_epi32(_mm256_srai_epi32(whole, 3), 23);
+    scale = _mm256_castsi256_ps(
+        _mm256_add_epi32(octaves, _mm256_castps_si256(_mm256_permutevar8x32_ps(roots, whole))));
+  }
+};
+
+inline Vec quotient(Vec a, Vec d) { return a / d; }
 
 inline __m256i first(int64_t count) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

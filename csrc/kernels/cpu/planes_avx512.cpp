@@ -17,8 +17,31 @@ inline Vec larger(Vec a, Vec b) {
   return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
 }
 
-// v * 2^n for whole n
-inline Vec scaled(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
+// high where v > high, else v
+inline Vec at_most(Vec v, Vec high) { return _mm512_min_ps(high, v); }
+
+// 2^y = scale 2^rest, 0 <= rest < 1 / kRoots; NaN is in both. rest of infinity is 0.
+constexpr int kRoots = 16;
+struct Power {
+  Vec scale, rest;
+  explicit Power(Vec y) {
+    constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+    const Vec roots =
+        _mm512_setr_ps(1.f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
+                       1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                       1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+    // What is added to 1.5 * 2^19 becomes a whole number of sixteenths, the root's number last.
+    const Vec sixteenths = _mm512_add_round_ps(y, _mm512_set1_ps(786432.f), kDown);
+    scale = _mm512_scalef_ps(_mm512_permutexvar_ps(_mm512_castps_si512(sixteenths), roots), y);
+    rest = _mm512_reduce_ps(y, 4 << 4 | kDown);
+  }
+};
+
+// a / d for d >= 1. The minimum makes NaN, of infinities, harmless where the quotient is a number.
+inline Vec quotient(Vec a, Vec d) {
+  const Vec reciprocal = _mm512_rcp14_ps(d), near = a * reciprocal;
+  return _mm512_min_ps(a - near * d, _mm512_set1_ps(3e38f)) * reciprocal + near;
+}
 
 inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 

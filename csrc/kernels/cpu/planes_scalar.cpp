@@ -20,11 +20,23 @@ inline Vec larger(Vec a, Vec b) {
   return a == a ? v : a;
 }
 
-// v * 2^n for whole n in [-252, 254], in two steps: 2^n itself may be no float.
-inline Vec scaled(Vec v, Vec n) {
-  const Whole whole = __builtin_convertvector(n, Whole), half = whole >> 1;
-  return v * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
-}
+// high where v > high, else v
+inline Vec at_most(Vec v, Vec high) { return v > high ? high : v; }
+
+// 2^y = scale 2^rest, |rest| <= 1 / 2; infinity from 2^128 on, never below 2^-126. NaN is in rest.
+constexpr int kRoots = 1;
+struct Power {
+  Vec scale, rest;
+  explicit Power(Vec y) {
+    constexpr float kRound = 12582912.f;  // 1.5 * 2^23: what is added to it becomes whole
+    y = limit(y, -126.f - Vec{}, 128.f - Vec{});
+    const Vec whole = y + kRound;
+    rest = y - (whole - kRound);
+    scale = (Vec)(((Whole)whole + 127) << 23);
+  }
+};
+
+inline Vec quotient(Vec a, Vec d) { return a / d; }
 
 // p[0..count), then lanes of rest; 0 <= count <= kWidth. Nothing else is touched.
 inline Vec load_part(const float* p, int64_t count, Vec rest) {
