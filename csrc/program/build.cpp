@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "kernels/cpu/table.h"
+#include "program/prepare.h"
 #include "program/shapes.h"
 #include "program/tokens.h"
 
@@ -70,6 +71,7 @@ Builder::Builder(const std::vector<Step>& steps, const std::vector<Sizes>& input
       layout_(plan_->values) {
   plan_->values = infer(steps, inputs);
   steps_ = lay_out_tokens(without_copies(steps, plan_->values), plan_->values, lanes_);
+  before_ = take_along(steps_, plan_->values);
   taps_.resize(steps_.size());
   for (const Step& s : steps_) host(s);
   for (size_t i = 0; i < steps_.size(); ++i) constrain(i);
@@ -236,6 +238,8 @@ void Builder::emit(size_t step) {
       return flatten(s);
     case Word::kTurn:
       return turn(s);
+    case Word::kTaken:
+      return;
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -47,7 +48,7 @@ class Builder {
   void output(const Step& s);
   void csr(size_t step);
   template <typename W>
-  void csr_panels(const Step& s, const Taps& taps);
+  void csr_panels(size_t step);
   void csr_gather(const Step& s);
   void split(const Step& s, const Taps& taps);
   void depthwise(size_t step);
@@ -84,7 +85,8 @@ class Builder {
   int64_t step_ = 0;  // of the program, being emitted
   std::unique_ptr<Plan> plan_;
   Layout layout_;
-  std::vector<Taps> taps_;  // per step
+  std::vector<Taps> taps_;                   // per step
+  std::vector<std::optional<Step>> before_;  // per step: what prepares its input (prepare.h)
   int64_t inputs_ = 0, outputs_ = 0;
   std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>, Live> live_;
 };

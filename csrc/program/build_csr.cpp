@@ -58,6 +58,17 @@ std::vector<Run> runs_of(const Planes& x, const Planes& y, const Window& w, int6
   return runs;
 }
 
+// What prepares an image for a csr step.
+ChannelScale scale_of(const Step& s, const Plan& plan, const Call& call, int64_t image) {
+  if (s.word == Word::kScale) {
+    const Planes& by = plan.values[s.y].planes;
+    return {plan.at(call, s.y) + by.at(image, 0), by.plane, nullptr, s.activation.clamp};
+  }
+  const Weight* tensors = call.weights.data() + s.tensors;
+  return {data<float>(tensors[0]), 1, s.has_bias ? data<float>(tensors[1]) : nullptr,
+          s.activation.clamp};
+}
+
 // A tile of the input's planes, to the same lanes of the output's.
 struct PlanesIo {
   const PlaneKernels& kernels;
@@ -73,6 +84,7 @@ struct PlanesIo {
   bool direct_panel, direct_sums;
   const std::vector<Run>* runs;  // null: lanes lie as in the output
   int64_t stride;
+  ChannelScale scale;  // no factor: none
   Activation activation;
 
   const float* panel(int64_t group, int64_t begin, int64_t end) const {
@@ -82,7 +94,9 @@ struct PlanesIo {
     }
     float* to = panel_scratch((end - begin) * lanes + kBehind);
     const float* from = x + group * group_floats;
-    if (runs)
+    if (scale.factor)
+      kernels.pack_scaled(from, offsets + begin, end - begin, scale.from(begin), to, lanes);
+    else if (runs)
       kernels.pack_runs(from, offsets + begin, end - begin, runs->data(),
                         static_cast<int64_t>(runs->size()), stride, to, lanes);
     else
@@ -127,13 +141,16 @@ void Builder::csr(size_t step) {
   plan_->multiply_adds +=
       weights_[s.tensors].numel * y.planes.images * (y.rows_form ? 1 : y.planes.lanes());
   if (y.rows_form) return csr_gather(s);
-  if (s.block == 0) return csr_panels<CsrRows>(s, taps);
-  if (last == CsrSorted::kPair) return csr_panels<CsrSorted>(s, taps);
-  return csr_panels<CsrGroups>(s, taps);
+  if (s.block == 0) return csr_panels<CsrRows>(step);
+  if (last == CsrSorted::kPair) return csr_panels<CsrSorted>(step);
+  return csr_panels<CsrGroups>(step);
 }
 
 template <typename W>
-void Builder::csr_panels(const Step& s, const Taps& taps) {
+void Builder::csr_panels(size_t index) {
+  const Step& s = steps_[index];
+  const Taps& taps = taps_[index];
+  const std::optional<Step>& before = before_[index];
   const int64_t source = taps.source >= 0 ? taps.source : s.x;
   const Planes x = value(source).planes, y = value(s.out).planes;
   const Tiling tiling = make_tiling(view<W>(s, weights_), s.groups, y.lanes(), y.images, threads_);
@@ -153,16 +170,16 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
       runs.push_back(
           runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
   const bool one = tiling.tiles == 1 && n_taps * phases == 1 && s.groups == 1 && runs.empty();
-  const bool direct_panel = one && x.lead == 0 && x.plane == y.lanes();
+  const bool direct_panel = one && !before && x.lead == 0 && x.plane == y.lanes();
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
   const int64_t group_floats = s.cols / n_taps * phases * x.plane;
   // Sums are kept apart until they are stored, so they may replace the residual.
   if (!direct_sums && s.y != source) value(s.out).over = s.y;
   const Plan* plan = plan_.get();
-  work(y.images * tiling.tasks(), {source, s.y}, s.out,
-       [=, step = s, lives = live(y), offsets = std::move(offsets), runs = std::move(runs)](
-           const Call& call, int64_t i) {
+  work(y.images * tiling.tasks(), {source, s.y, before ? before->y : -1}, s.out,
+       [=, step = s, scaled = before, lives = live(y), offsets = std::move(offsets),
+        runs = std::move(runs)](const Call& call, int64_t i) {
          const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
          const int64_t tile = task / tiling.n_chunks();
          const int64_t lane = tiling.first(tile) * tiling.width;
@@ -182,6 +199,7 @@ void Builder::csr_panels(const Step& s, const Taps& taps) {
                      direct_sums,
                      runs.empty() ? nullptr : &runs[tile],
                      step.window.stride[2],
+                     scaled ? scale_of(*scaled, *plan, call, image) : ChannelScale{},
                      step.activation};
          run_tile(view<W>(step, call.weights), bias(step, call.weights), tiling, task, io);
        });

@@ -94,6 +94,7 @@ class Inference {
         return with_residual(at(s.x), s.y);
       case Word::kOutput:
       case Word::kTurn:
+      case Word::kTaken:
         break;
     }
     return {};

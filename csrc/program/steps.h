@@ -38,7 +38,8 @@ enum class Word {
   kChannels,
   kFlatten,
   kOutput,
-  kTurn  // tokens from one form to the other (tokens.h): in no text
+  kTurn,  // tokens from one form to the other (tokens.h): in no text
+  kTaken  // along by others (prepare.h): in no text
 };
 
 // One line; a step uses the fields that its word has in steps.py.

@@ -1,4 +1,7 @@
 // Kernels over planes, but for windows, against loops in double.
+#include <algorithm>
+#include <limits>
+
 #include "planes_check.h"
 
 namespace {
@@ -103,6 +106,25 @@ void check_pack(int64_t lanes, int64_t cols, Against against, Random& random) {
   for (const int32_t offset : offsets)
     for (int64_t i = 0; i < lanes; ++i) expected.push_back(in[offset + i]);
   expect_all(panel, expected, std::vector<double>(expected.size()));
+  for (const bool shifts : {false, true}) {
+    name(shifts ? "pack_scaled and shifted" : "pack_scaled", lanes, cols);
+    const int64_t stride = random.pick({1, 16});
+    const Guarded factor(random.normals(std::max<int64_t>((cols - 1) * stride + 1, 0)), against);
+    const Guarded shift(random.normals(cols), against);
+    const Clamp clamp{-.5f, shifts ? 2.f : std::numeric_limits<float>::infinity()};
+    plane_kernels().pack_scaled(
+        in.read_only(), at.read_only(), cols,
+        {factor.read_only(), stride, shifts ? shift.read_only() : nullptr, clamp}, panel.data(),
+        lanes);
+    std::vector<double> scaled, tolerance;
+    for (int64_t i = 0; i < cols * lanes; ++i) {
+      const int64_t c = i / lanes;
+      const double v = expected[i] * factor[c * stride] + (shifts ? shift[c] : 0.);
+      scaled.push_back(std::clamp<double>(v, clamp.low, clamp.high));
+      tolerance.push_back(1e-6 * (1 + std::abs(v)));
+    }
+    expect_all(panel, scaled, tolerance);
+  }
 }
 
 }  // namespace

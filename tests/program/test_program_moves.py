@@ -91,8 +91,25 @@ class Made:
         self.weights += [torch.randn(channels, 9) / 3, torch.randn(channels)]
         self.take(step, channels, times)
 
-    def csr(self, x: int, out: int, channels: int, times: int) -> None:
-        rows, kernel = self.random.choice([4, 6, 8, channels]), self.random.choice([1, 3])
+    def prepared(self, x: int, out: int, channels: int, times: int) -> None:
+        """What one or two convolutions may do while they pack; now and then others read it too."""
+        act = self.random.choice(
+            [NOTHING, Activation("clamp", 0.0), Activation("clamp", -1.0, 1.0)]
+        )
+        if self.random.random() < 0.5:
+            self.take(Mean(out, x), channels, 0)
+            out += 1
+            self.take(Scale(out, x, out - 1, act), channels, times)
+        else:
+            has_bias = self.random.randint(0, 1)
+            step = Depthwise(out, x, -1, len(self.weights), channels, 1, has_bias, Window(), act)
+            self.weights += [torch.randn(channels, 1), torch.randn(channels)][: 1 + has_bias]
+            self.take(step, channels, times)
+        for _ in range(self.random.randint(1, 2)):
+            self.csr(out, len(self.values), channels, times, self.random.choice([1, 1, 1, 3]))
+
+    def csr(self, x: int, out: int, channels: int, times: int, kernel: int = 0) -> None:
+        rows, kernel = self.random.choice([4, 6, 8, channels]), kernel or self.random.choice([1, 3])
         packed = Packed(self.random.choice(["rows", "groups", "sorted"])).pack(
             torch.randn(rows, channels * kernel**2).clamp(min=0.5) - 0.5
         )
@@ -106,7 +123,7 @@ class Made:
 
 
 KINDS = ("add", "cat", "cat", "channels", "channels", "upsample", "pool", "scale", "depthwise",
-         "csr")  # fmt: skip
+         "csr", "prepared", "prepared")  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -146,3 +163,33 @@ def test_what_is_joined_takes_no_memory_of_its_own() -> None:
     cats = [t for t, step in zip(times.tolist(), [*steps, Output(last)], strict=True)
             if isinstance(step, Cat)]  # fmt: skip
     assert cats == [0.0] * 6
+
+
+@pytest.mark.parametrize("layout", ["rows", "groups", "sorted"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (14, 14)])
+def test_scales_of_channels_are_taken_along(layout: str, size: tuple[int, int]) -> None:
+    """By 1x1 convolutions: no step of their own is left, whatever they divide by or meet."""
+    packed = Packed(layout).pack(torch.randn(12, 20).clamp(min=0.3) - 0.3)
+    x = torch.randn(2, 20, *size)
+    x[0, 3], x[1, 4, 0, 0] = torch.inf, torch.nan
+    gates = torch.randn(2, 20, 1, 1)
+    gates[1, 5] = torch.inf
+    packed_relu = [torch.randn(20, 1), torch.randn(20), *packed.packed()]
+    one, relu = Window(), Activation("clamp", 0.0)
+    conv = lambda out, x, tensors: Csr(out, x, -1, tensors, 12, 20, packed.block, 1, 0, one, relu)  # noqa: E731
+    steps = [
+        Input(0, "image", 20, 2),
+        Input(1, "image", 20, 2),
+        Scale(2, 0, 1, NOTHING),
+        conv(3, 2, 2),
+        Depthwise(4, 0, -1, 0, 20, 1, 1, one, relu),
+        conv(5, 4, 2),
+        Output(3),
+        Output(5),
+    ]
+    found = torch.ops.sparseprune.run([x, gates], packed_relu, to_text(steps))
+    expected = torch.ops.sparseprune_reference.run([x, gates], packed_relu, to_text(steps))
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, equal_nan=True)
+    times = torch.ops.sparseprune.run_times([x, gates], packed_relu, to_text(steps))
+    assert times[2] == times[4] == 0

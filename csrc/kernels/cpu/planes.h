@@ -53,6 +53,18 @@ struct Run {
   int64_t lane, from, count;
 };
 
+// limit(x * factor[c * stride] + shift[c]) for every element x of channel c; shift may be null.
+struct ChannelScale {
+  const float* factor = nullptr;
+  int64_t stride = 1;
+  const float* shift = nullptr;
+  Clamp clamp;
+
+  ChannelScale from(int64_t channel) const {
+    return {factor + channel * stride, stride, shift ? shift + channel : nullptr, clamp};
+  }
+};
+
 // How a padded position outside the image is filled.
 enum class PadMode { kZeros, kReflect, kReplicate, kCircular };
 
@@ -105,10 +117,14 @@ struct PlaneKernels {
   void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
                        int64_t lanes);
 
-  // The same for outputs that lie `stride` (1 or 2) apart: panel[c * lanes + run.lane + i] =
-  // source[offsets[c] + run.from + stride * i], for runs in the order of their lanes; the lanes
-  // between them hold anything. Up to 32 floats behind a run are read, and 16 behind the panel
-  // written.
+  // The same, column c scaled as channel c.
+  void (*pack_scaled)(const float* source, const int32_t* offsets, int64_t cols,
+                      const ChannelScale& scale, float* panel, int64_t lanes);
+
+  // The same as pack_streams for outputs that lie `stride` (1 or 2) apart: panel[c * lanes +
+  // run.lane + i] = source[offsets[c] + run.from + stride * i], for runs in the order of their
+  // lanes; the lanes between them hold anything. Up to 32 floats behind a run are read, and 16
+  // behind the panel written.
   void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, const Run* runs,
                     int64_t count, int64_t stride, float* panel, int64_t lanes);
 

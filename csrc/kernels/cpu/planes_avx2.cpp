@@ -102,6 +102,6 @@ inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m25
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,      adaptive, nearest,
-                                  mean,   scale,     pack_streams, pack_runs, spread};
+const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,        adaptive,  nearest,
+                                  mean,   scale,     pack_streams, pack_scaled, pack_runs, spread};
 }  // namespace sparseprune

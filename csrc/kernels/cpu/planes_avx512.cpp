@@ -98,6 +98,7 @@ inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lan
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish, depthwise, split,        pool,      adaptive, nearest,
-                                    mean,   scale,     pack_streams, pack_runs, spread};
+const PlaneKernels planes_avx512 = {finish,       depthwise,   split,     pool,
+                                    adaptive,     nearest,     mean,      scale,
+                                    pack_streams, pack_scaled, pack_runs, spread};
 }  // namespace sparseprune

@@ -86,6 +86,7 @@ inline Vec picked(Vec v, Ints lanes) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish, depthwise, split,        pool,      adaptive, nearest,
-                                    mean,   scale,     pack_streams, pack_runs, spread};
+const PlaneKernels planes_scalar = {finish,       depthwise,   split,     pool,
+                                    adaptive,     nearest,     mean,      scale,
+                                    pack_streams, pack_scaled, pack_runs, spread};
 }  // namespace sparseprune
