@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparseprune.errors import bad
 
-from .problem import Problem
+from .problem import OLD_OPSET, Problem
 
 PYTHON = Path("build/deepsparse/bin/python")
 WORKER = Path(__file__).with_name("worker.py")
@@ -43,7 +43,8 @@ class DeepSparseProcess:
         """Starts a worker, which loads the network and runs it once."""
         self._result = problem.folder / "deepsparse.npy"
         # -I: of this environment it must see neither the folder nor PYTHONPATH.
-        command = [python, "-I", WORKER, problem.onnx, problem.npy, self._result, threads]
+        model = problem.onnx(OLD_OPSET)
+        command = [python, "-I", WORKER, model, problem.npy, self._result, threads]
         self._log = problem.folder / "deepsparse.log"
         with self._log.open("w") as log:
             self._worker = subprocess.Popen(

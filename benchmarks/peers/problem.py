@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-OPSET = 13
-"""The newest that every runtime here reads."""
+OPSET, OLD_OPSET = 17, 13
+"""The newest that this exporter writes (it has attention and layer norms), and DeepSparse reads."""
 
 
 @dataclass
@@ -29,18 +29,19 @@ class Problem:
         with torch.inference_mode():
             return self.model(self.x).clone()
 
-    @cached_property
-    def onnx(self) -> Path:
+    def onnx(self, opset: int = OPSET) -> Path:
         """The network as an ONNX file of this batch, from tensor "input" to tensor "output"."""
-        path = self.folder / "model.onnx"
+        path = self.folder / f"model-{opset}.onnx"
+        if path.exists():
+            return path
         with warnings.catch_warnings():
-            # The exporter based on torch.export cannot write this opset.
+            # The exporter based on torch.export cannot write old opsets.
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.onnx.export(
                 self.model,
                 (self.x,),
                 str(path),
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=["input"],
                 output_names=["output"],
                 dynamo=False,

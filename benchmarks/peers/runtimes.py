@@ -122,7 +122,7 @@ class OnnxRuntime(Peer):
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         session = ort.InferenceSession(
-            str(problem.onnx), options, providers=["CPUExecutionProvider"]
+            str(problem.onnx()), options, providers=["CPUExecutionProvider"]
         )
         x = problem.x.numpy()
         y = ort.OrtValue.ortvalue_from_shape_and_type(problem.expected.shape, x.dtype, "cpu")
@@ -150,7 +150,7 @@ class OpenVino(Peer):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": self.precision,
         }
-        compiled = openvino.Core().compile_model(str(problem.onnx), "CPU", settings)
+        compiled = openvino.Core().compile_model(str(problem.onnx()), "CPU", settings)
         request = compiled.create_infer_request()
         x = problem.x.numpy()
         request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
