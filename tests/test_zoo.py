@@ -21,6 +21,8 @@ SMALL = (
     "resnet32",
     "mobilenet_v1",
     "mobilenet_v2",
+    "shufflenet_v2",
+    "efficientnet_b0",
     "gpt_tiny",
 )
 OUTPUT_SHAPES = {
@@ -30,7 +32,9 @@ OUTPUT_SHAPES = {
     "bert_base": (2, 768),
     "gpt2": (2, 128, 50257),
     **dict.fromkeys(("alexnet", "vgg16", "resnet18", "resnet50"), (2, 1000)),
-    **dict.fromkeys(("mobilenet_v1", "mobilenet_v2"), (2, 1000)),
+    **dict.fromkeys(("mobilenet_v1", "mobilenet_v2", "shufflenet_v2"), (2, 1000)),
+    **dict.fromkeys(("resnext50", "densenet121", "efficientnet_b0"), (2, 1000)),
+    "yolov5s": (2, 255, 40 * 40 + 20 * 20 + 10 * 10),
 }
 
 

@@ -98,7 +98,9 @@ def _conv(kernel: int, channels: int, side: int, batch: int) -> Case:
 
 
 def _network(title: str, name: str, batch: int) -> Case:
-    return Case(f"{title}, b{batch}", lambda: zoo.build(name), (batch, 3, 224, 224))
+    return Case(
+        f"{title}, b{batch}", lambda: zoo.build(name), (batch, *zoo.entry(name).input_shape)
+    )
 
 
 CASES = (
@@ -113,4 +115,9 @@ CASES = (
     _network("ResNet-50", "resnet50", 1),
     _network("ResNet-50", "resnet50", 16),
     _network("VGG-16", "vgg16", 1),
+    _network("ResNeXt-50", "resnext50", 1),
+    _network("DenseNet-121", "densenet121", 1),
+    _network("EfficientNet-B0", "efficientnet_b0", 1),
+    _network("ShuffleNetV2", "shufflenet_v2", 1),
+    _network("YOLOv5s", "yolov5s", 1),
 )

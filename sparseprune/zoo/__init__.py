@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from sparseprune.zoo.alexnet import alexnet
 from sparseprune.zoo.bert import bert_base
+from sparseprune.zoo.densenet import densenet121
+from sparseprune.zoo.efficientnet import efficientnet_b0
 from sparseprune.zoo.gpt import gpt2, gpt_tiny
 from sparseprune.zoo.lenet import lenet_5, lenet_5_digits, lenet_300_100
 from sparseprune.zoo.mlp import mlp
 from sparseprune.zoo.mobilenet import mobilenet_v1, mobilenet_v2
-from sparseprune.zoo.resnet import resnet18, resnet20, resnet32, resnet50
+from sparseprune.zoo.resnet import resnet18, resnet20, resnet32, resnet50, resnext50
+from sparseprune.zoo.shufflenet import shufflenet_v2
 from sparseprune.zoo.vgg import vgg16, vgg16_cifar, vgg16_features
+from sparseprune.zoo.yolo import yolov5s
 
 __all__ = ["MODELS", "Entry", "build", "example_inputs", "parameter_count"]
 
@@ -54,6 +58,11 @@ MODELS: dict[str, Entry] = {
     "resnet50": Entry(resnet50, 25_557_032, (3, 224, 224), "torchvision"),
     "mobilenet_v1": Entry(mobilenet_v1, 4_231_976, (3, 224, 224), "Keras; Howard 2017: 4.2M"),
     "mobilenet_v2": Entry(mobilenet_v2, 3_504_872, (3, 224, 224), "torchvision"),
+    "resnext50": Entry(resnext50, 25_028_904, (3, 224, 224), "torchvision: resnext50_32x4d"),
+    "densenet121": Entry(densenet121, 7_978_856, (3, 224, 224), "torchvision"),
+    "shufflenet_v2": Entry(shufflenet_v2, 2_278_604, (3, 224, 224), "torchvision: x1_0"),
+    "efficientnet_b0": Entry(efficientnet_b0, 5_288_548, (3, 224, 224), "torchvision"),
+    "yolov5s": Entry(yolov5s, 7_235_389, (3, 320, 320), "Ultralytics: 7.2M"),
     "bert_base": Entry(bert_base, 109_482_240, (128,), "Hugging Face BertModel", vocab=30522),
     "gpt2": Entry(gpt2, 124_439_808, (128,), "Hugging Face GPT2LMHeadModel", vocab=50257),
     "gpt_tiny": Entry(gpt_tiny, 3_448_320, (64,), "this library", vocab=1000),

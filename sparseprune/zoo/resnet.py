@@ -1,4 +1,5 @@
-"""ResNets (He et al., 2015): 18 and 50 for ImageNet, 20 and 32 for CIFAR.
+"""ResNets (He et al., 2015): 18 and 50 for ImageNet, 20 and 32 for CIFAR; ResNeXt-50 (Xie et al.,
+2017).
 
 Parameter names of the ImageNet forms are torchvision's, so its checkpoints load.
 """
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from sparseprune.zoo.init import he_
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """3x3 convolution that keeps the image size at stride 1."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -48,15 +49,17 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 has the stride (v1.5)."""
 
     expansion = 4
+    groups, inner = 1, 1
+    """Of the 3x3 convolution, and how many times as wide it is."""
 
     def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
         super().__init__()
-        outputs = width * self.expansion
-        self.conv1 = conv1x1(inputs, width)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = conv3x3(width, width, stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, outputs)
+        outputs, inside = width * self.expansion, width * self.inner
+        self.conv1 = conv1x1(inputs, inside)
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv2 = conv3x3(inside, inside, stride, self.groups)
+        self.bn2 = nn.BatchNorm2d(inside)
+        self.conv3 = conv1x1(inside, outputs)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
         self.downsample = shortcut
@@ -69,6 +72,12 @@ class Bottleneck(nn.Module):
         kept = x if self.downsample is None else self.downsample(x)
         z: Tensor = self.relu(y + kept)
         return z
+
+
+class NextBottleneck(Bottleneck):
+    """32 groups of 4 channels per 64 of width."""
+
+    groups, inner = 32, 2
 
 
 class ResNet(nn.Module):
@@ -166,6 +175,11 @@ def resnet18(num_classes: int = 1000) -> nn.Module:
 def resnet50(num_classes: int = 1000) -> nn.Module:
     """ResNet-50 for ImageNet."""
     return he_(ResNet(Bottleneck, (3, 4, 6, 3), num_classes))
+
+
+def resnext50(num_classes: int = 1000) -> nn.Module:
+    """ResNeXt-50 32x4d for ImageNet at 224x224."""
+    return he_(ResNet(NextBottleneck, (3, 4, 6, 3), num_classes))
 
 
 def resnet20(num_classes: int = 10) -> nn.Module:

@@ -23,10 +23,17 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
     "resnet50": ({"num_classes": 10}, (3, 64, 64), 1),
     "mobilenet_v1": ({"num_classes": 10}, (3, 32, 32), 1),
     "mobilenet_v2": ({"num_classes": 10}, (3, 32, 32), 1),
+    "resnext50": ({"num_classes": 10}, (3, 64, 64), 1),
+    "densenet121": ({"num_classes": 10}, (3, 64, 64), 1),
+    "shufflenet_v2": ({"num_classes": 10}, (3, 64, 64), 1),
+    "efficientnet_b0": ({"num_classes": 10}, (3, 64, 64), 1),
+    "yolov5s": ({"classes": 2}, (3, 64, 64), 1),
     "vgg16_cifar": ({}, (3, 32, 32), 1),
     "gpt_tiny": ({}, (), 2),
 }
 """Name -> options, shape of an example, number of different programs."""
+NOT_FOLDED = {"densenet121": 62}
+"""Norms of what several layers made."""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -39,7 +46,7 @@ def test_network(name: str, folded: bool) -> None:
     if folded and not norms:
         pytest.skip("nothing to fold")
     if folded:
-        assert fold_batchnorm(model) == len(norms)
+        assert fold_batchnorm(model) == len(norms) - NOT_FOLDED.get(name, 0)
     sparsify(model, density=0.1)
     planned(model, x)
     assert len(set(words(model))) == count
