@@ -20,6 +20,7 @@ from sparseprune.forms import settle
 from sparseprune.nn import SPARSE, MultiheadAttention
 from sparseprune.program.fold import fold_batchnorm
 from sparseprune.report import Report, Row
+from sparseprune.state import unchanged
 from sparseprune.tuning import kept_times
 
 UNSUPPORTED = (nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
@@ -78,12 +79,15 @@ def convert(
         raise bad("convert", "model", "a model with Linear, Conv1d, Conv2d or Conv3d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
     inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
-    buffers = {buffer: buffer.clone() for buffer in dense.buffers()}
-    with torch.no_grad():  # not inference_mode: the packed buffers must serve autograd too
+    with (
+        torch.no_grad(),
+        unchanged(dense),
+    ):  # not inference_mode: the packed buffers must serve autograd too
         folded = copy_with(dense, instead).eval()
-        fold_batchnorm(folded, inputs)
-        layers = _find_layers(folded)
-        watch(layers, caller(folded, inputs))
+        with unchanged(folded):
+            fold_batchnorm(folded, inputs)
+            layers = _find_layers(folded)
+            watch(layers, caller(folded, inputs))
         with kept_times() as kept:
             for shared in share_weights(layers):
                 choose(shared, formats, backend, keep_dense, kept)
@@ -92,8 +96,6 @@ def convert(
             if known := sum(layer.known for layer in layers):
                 report.notes.append(f"times of {known} layers from the cache")
             converted = settle(dense, folded, layers, report, inputs, backend, keep_dense, kept)
-        for buffer, before in buffers.items():  # what the runs counted or cached
-            buffer.copy_(before)
     report.rows += _unsupported(converted, instead.keys())
     converted.report = report  # type: ignore[assignment]
     return converted

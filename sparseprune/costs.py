@@ -39,7 +39,7 @@ class Work:
     """What a layer computes.
 
     Args:
-        kind: "Linear" or "Conv2d".
+        kind: "Linear", "Conv1d", "Conv2d" or "Conv3d".
         rows, cols: of the weight as a matrix.
         nonzeros: of the weight.
         tokens: rows of input, or output pixels of all images.
@@ -110,14 +110,16 @@ ISAS = {
 DENSE_MAC = {"AVX512": 0.0157, "AVX2": 0.033}
 """Per multiplication of a dense layer, by what torch says of the CPU: about 3/4 of the peak."""
 DENSE_MAC_ELSEWHERE = 0.066
-DENSE_WEIGHT = {"Linear": 0.15, "Conv2d": 0.5}
+DENSE_WEIGHT = {"Linear": 0.15}
+DENSE_WEIGHT_ELSE = 0.5
 """Per weight of a dense layer: reading it; a convolution also brings it into another order."""
 
 
 def dense_ns(work: Work) -> float:
     """Weights x (reading + tokens x multiplying)."""
     mac = DENSE_MAC.get(torch.backends.cpu.get_cpu_capability(), DENSE_MAC_ELSEWHERE)
-    return work.rows * work.cols * (DENSE_WEIGHT[work.kind] + work.tokens * mac)
+    weight = DENSE_WEIGHT.get(work.kind, DENSE_WEIGHT_ELSE)
+    return work.rows * work.cols * (weight + work.tokens * mac)
 
 
 def packed_ns(name: str, work: Work, engine: str) -> float:

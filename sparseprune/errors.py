@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
+
+import torch
+
+PASSED = (Path(__file__).parent, Path(torch.__file__).parent)
+"""Code that `summary` passes over in search of the user's."""
 
 
 def _message(operation: str, argument: str, expected: str, got: object, way_out: str) -> str:
@@ -51,6 +58,16 @@ def check_count(operation: str, argument: str, value: object, least: int = 1) ->
         raise bad_type(operation, argument, expected, repr(value), "pass an int")
     if value < least:
         raise bad(operation, argument, expected, value, "pass a larger one")
+
+
+def summary(error: BaseException) -> str:
+    """Type and first sentence of an error, and the line of the user's code that raised it."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(passed in path.parents for passed in PASSED):
+            return f"{text}, at {path.name}:{frame.lineno} ({frame.line})"
+    return text
 
 
 def warn(message: str) -> None:

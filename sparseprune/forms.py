@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from sparseprune import backends, clocks, tuning
 from sparseprune.autotune import caller, compare_ms, device_of
 from sparseprune.choose import MARGIN, Layer
 from sparseprune.copying import copy_with
+from sparseprune.errors import summary
 from sparseprune.formats import PackedWeight
 from sparseprune.fuse import fuse_activations
 from sparseprune.nn import SPARSE
@@ -18,6 +20,7 @@ from sparseprune.offers import engine
 from sparseprune.program.planned import Planned, plan
 from sparseprune.program.tune import tune
 from sparseprune.report import Report
+from sparseprune.state import unchanged
 from sparseprune.tuning import Times
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -57,17 +60,26 @@ def settle(
         backend, keep_dense: as for ``convert``.
         kept: times of this machine.
     """
+    with ExitStack() as stack:  # what the runs leave in the forms is taken back
+        forms = _forms(folded, layers, report, inputs, backend, kept, stack)
+        return _settle(dense, layers, report, inputs, forms, keep_dense)
+
+
+def _settle(
+    dense: nn.Module,
+    layers: list[Layer],
+    report: Report,
+    inputs: Any,
+    forms: dict[str, Form],
+    keep_dense: str,
+) -> nn.Module:
     run, clock = caller(dense, inputs), clocks.of_models(device_of(dense))
-    forms = _forms(folded, layers, report, inputs, backend, kept)
     runs = {"dense": run, **{name: caller(form.model, inputs) for name, form in forms.items()}}
     for name in list(forms):
         try:
             runs[name]()
         except Exception as error:  # the model's own code, which may use a weight past its layer
-            _explain(
-                layers,
-                f"the model does not run with packed layers: {type(error).__name__}: {error}",
-            )
+            _explain(layers, f"the model does not run with packed layers: {summary(error)}")
             del forms[name], runs[name]
     if not tuning.measures():
         report.notes.append("nothing was timed (SPARSEPRUNE_TUNE=0): a model of cost has chosen")
@@ -108,12 +120,14 @@ def _forms(
     inputs: Any,
     backend: str,
     kept: Times,
+    stack: ExitStack,
 ) -> dict[str, Form]:
     """Packed layer by layer where each of them is faster; and as programs, every layer packed."""
     forms: dict[str, Form] = {}
     faster = {layer: layer.sparse for layer in layers if layer.sparse is not None}
     if faster:
         forms["layers"] = Form(_packed(folded, faster, report), faster)
+        stack.enter_context(unchanged(forms["layers"].model))
     every = {
         layer: layer.best
         for layer in layers
@@ -123,6 +137,7 @@ def _forms(
     if every and device.type == "cpu" and backends.choose(device, backend) is backends.CPU:
         own = _own(every)
         model = _packed(folded, own, None)
+        stack.enter_context(unchanged(model))
         if (reason := plan(model, inputs)) is None:
             forms["programs"] = Form(model, own)
             if tuning.measures() and (kept_as := tune(model, inputs, kept)) is not None:
@@ -161,6 +176,7 @@ def _name_kernels(layers: list[Layer], form: Form) -> None:
     for layer in layers:
         twin: Any = form.packed.get(layer)
         if twin is None:
+            layer.row.reason = layer.row.reason or "depthwise: too few weights to repay an index"
             continue
         fused = " + activation" if twin.clamp != (None, None) else ""
         layer.row.kernel = f"{twin.weight.name} {engine(twin)}{fused}{program}"

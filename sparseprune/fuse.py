@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from sparseprune.copying import copy_with
+from sparseprune.errors import summary
 from sparseprune.formats.base import Clamp
 from sparseprune.nn import LEAVES, SPARSE
 
@@ -42,7 +43,7 @@ def fuse_activations(model: nn.Module) -> str | None:
     try:  # a copy, because tracing runs the forward and may leave its placeholders behind
         graph = LayerTracer().trace(copy_with(model, {}))
     except Exception as error:  # the model's own code
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return summary(error)
     modules = dict(model.named_modules(remove_duplicate=False))
     called = [node for node in graph.nodes if node.op == "call_module"]
     sparse = set(SPARSE.values())

@@ -96,6 +96,70 @@ class Tokens(nn.Module):
         return self.out(self.middle(self.embedding(ids)))
 
 
+class Remembers(nn.Module):
+    """Layers, and a function that changes what the model holds.
+
+    Args:
+        remember: called with the model and the output of the layers.
+    """
+
+    def __init__(self, remember: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 30), nn.Linear(30, 10)
+        self.register_buffer("mean", torch.zeros(10))
+        self.hidden: Tensor | None = None
+        self.calls, self.seen = 0, list[Tensor]()
+        self.remember = remember
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.remember(self, self.second(self.first(x).relu()))
+
+
+def rebinds_a_buffer(m: Remembers, y: Tensor) -> Tensor:
+    m.mean = 0.9 * m.mean + y.detach().mean(0)
+    return y - m.mean
+
+
+def adds_to_a_buffer(m: Remembers, y: Tensor) -> Tensor:
+    m.mean += 1
+    return y - m.mean
+
+
+def writes_a_buffer(m: Remembers, y: Tensor) -> Tensor:
+    m.mean.mul_(0.9).add_(y.detach().mean(0))
+    return y - m.mean
+
+
+def carries_a_tensor(m: Remembers, y: Tensor) -> Tensor:
+    m.hidden = y.detach() if m.hidden is None else 0.5 * m.hidden + y.detach()
+    return m.hidden
+
+
+def counts_calls(m: Remembers, y: Tensor) -> Tensor:
+    m.calls += 1
+    return y * m.calls
+
+
+def fills_a_list(m: Remembers, y: Tensor) -> Tensor:
+    m.seen.append(y.detach())
+    return sum(m.seen)  # type: ignore[return-value]
+
+
+def hooks_itself(m: Remembers, y: Tensor) -> Tensor:
+    """As transformers does: once, as a mark on the model says."""
+    if not hasattr(m, "hooked"):
+        m.first.register_forward_hook(lambda module, args, output: output + 1)
+        m.hooked = True
+    return y
+
+
+MEMORIES = (
+    rebinds_a_buffer, adds_to_a_buffer, writes_a_buffer, carries_a_tensor, counts_calls,
+    fills_a_list, hooks_itself,
+)  # fmt: skip
+"""Everything that a forward may leave in its model for the next call."""
+
+
 def convnet() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding="same", padding_mode="reflect"),

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from convert_models import (
+    MEMORIES,
     MODELS,
     Mlp,
+    Remembers,
     Tokens,
     Twice,
     as_convert_is_tested,
@@ -130,6 +132,19 @@ def test_the_frozen_copy_serves_autograd_and_load_state_dict() -> None:
     grads = [torch.autograd.grad(m(x)["a"].sum(), x)[0] for m in (fast, model)]
     assert_same(*grads)
     assert_same(copy.deepcopy(fast)(x), fast(x))
+
+
+@pytest.mark.parametrize("remember", MEMORIES)
+def test_what_the_forward_remembers_is_as_in_the_dense_model(remember: Any) -> None:
+    model = prune_(Remembers(remember)).eval()
+    x = torch.randn(6, 20)
+    fast = convert(model, x, keep_dense="never")
+    assert not model.calls and not model.seen and model.hidden is None
+    with torch.no_grad():
+        for scale in (1, 2, 3):
+            assert_same(fast(x * scale), model(x * scale))
+    assert_same(fast.mean, model.mean)
+    assert fast.calls == model.calls and len(fast.seen) == len(model.seen)
 
 
 # Hooks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert_models import convnet, prune_
+from convert_models import MODELS, assert_same, call, convnet, every_model, prune_
 from scripted_times import script_times
 from torch import nn
 
@@ -123,6 +123,15 @@ def test_nothing_is_timed(
     assert all("in a program" in row.kernel for row in first.report.rows)
     assert all(row.dense_ms is row.sparse_ms is None for row in first.report.rows)
     torch.testing.assert_close(first(x), model(x))
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_every_kind_of_layer_has_a_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEPRUNE_TUNE", "0")
+    model, inputs = MODELS[name]()
+    expected = call(prune_(model).eval(), inputs)
+    assert_same(call(convert(model, inputs), inputs), expected)
 
 
 def test_dense_stays_where_the_model_of_cost_says_so(

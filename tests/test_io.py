@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from convert_models import Remembers, rebinds_a_buffer
 from io_problems import (
     NETWORKS,
     Branches,
@@ -279,6 +280,17 @@ def test_loops_over_arguments_and_nested_results(tmp_path: Path) -> None:
 
 
 # --- a model of the user
+
+
+def test_a_forward_that_sets_what_it_reads_is_not_saved(tmp_path: Path) -> None:
+    """A graph would leave the buffer as it is."""
+    model = Remembers(rebinds_a_buffer).eval()
+    with pytest.warns(UserWarning, match="sets 'mean', which a graph would leave"):
+        save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors", model=Remembers(rebinds_a_buffer))
+    x = torch.randn(3, 20)
+    for _ in range(2):
+        torch.testing.assert_close(again(x), model(x))
 
 
 def test_untraceable_model_is_loaded_into_its_class(tmp_path: Path) -> None:

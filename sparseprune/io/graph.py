@@ -14,6 +14,7 @@ from torch import fx, nn
 from sparseprune import paths
 from sparseprune.io import allowed
 from sparseprune.io.values import decode, encode
+from sparseprune.state import changed, state_of
 
 Step = dict[str, Any]
 PATH = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
@@ -86,9 +87,11 @@ def trace(model: nn.Module, leaves: set[nn.Module]) -> fx.Graph:
     reasons = []
     # numbers first stay arguments; a second attempt fixes those that control loops and branches
     for fixed in ((type(None), bool, str), (type(None), bool, str, int, float)):
-        drawn = torch.get_rng_state()
+        drawn, before = torch.get_rng_state(), state_of(model)
         try:
             graph = _Tracer(leaves, fixed).trace(model)
+            if (name := changed(model, before)) is not None:
+                raise ValueError(f"it sets {name!r}, which a graph would leave as it is")
             if torch.equal(drawn, torch.get_rng_state()):
                 return graph
             reasons.append("the forward draws random numbers, which would become constants")

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from sparseprune.autotune import caller
 from sparseprune.copying import copy_with
+from sparseprune.errors import summary
 from sparseprune.fuse import LayerTracer
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.tracing import NotTraced, trace
@@ -63,7 +64,7 @@ def _graphs(model: nn.Module, inputs: Any) -> list[fx.Graph] | str:
     try:  # a copy, because tracing runs the forward and may leave its placeholders behind
         graphs.append(LayerTracer().trace(copy_with(model, {})))
     except Exception as error:  # the model's own code
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = summary(error)
     if inputs is not None:
         try:
             graphs.append(trace(model, Arguments(model, inputs)))

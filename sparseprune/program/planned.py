@@ -13,11 +13,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.utils import _pytree as pytree
 
+from sparseprune.errors import summary
 from sparseprune.formats import PackedWeight
 from sparseprune.program.arguments import Arguments, as_call
 from sparseprune.program.lower import Lowering, lower
 from sparseprune.program.program import Program
 from sparseprune.program.tracing import NotTraced
+from sparseprune.state import unchanged
 
 TOLERANCE = 1e-4
 """Largest difference from the layers one by one, relative to the largest output."""
@@ -58,7 +60,7 @@ def plan(model: nn.Module, example_inputs: Any) -> str | None:
     except Exception as error:  # the model's own code, which may do anything
         if isinstance(model, Planned):
             unplan(model)
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return summary(error)
 
 
 def unplan(model: nn.Module) -> nn.Module:
@@ -114,9 +116,11 @@ def _differs(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]])
         args, kwargs = arguments.filled([x.clone() for x in tensors])
         if model._programmed(args, kwargs) is None:  # type: ignore[operator]
             return "the programs do not serve the example itself"
-        got, form = pytree.tree_flatten(_call(model, arguments, tensors))
+        with unchanged(model):
+            got, form = pytree.tree_flatten(_call(model, arguments, tensors))
         args, kwargs = arguments.filled([x.clone() for x in tensors])
-        layers = type(model)._unplanned.forward(model, *args, **kwargs)  # type: ignore[attr-defined]
+        with unchanged(model):
+            layers = type(model)._unplanned.forward(model, *args, **kwargs)  # type: ignore[attr-defined]
         expected, wanted = pytree.tree_flatten(layers)
         if form != wanted:
             return "the outputs of the programs have another structure"

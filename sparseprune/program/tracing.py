@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparseprune.copying import copy_with
+from sparseprune.errors import summary
 from sparseprune.nn import LEAVES
 from sparseprune.program.arguments import Arguments
+from sparseprune.state import changed, state_of
 
 Shape = tuple[int, ...]
 
@@ -63,12 +65,14 @@ def trace(model: nn.Module, arguments: Arguments) -> fx.Graph:
     except NotTraced:
         raise
     except Exception as error:  # the model's own code
-        raise NotTraced(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        raise NotTraced(summary(error)) from error
     finally:
         same = torch.equal(drawn, torch.get_rng_state())
         torch.set_rng_state(drawn)
     if not same:
         raise NotTraced("the forward draws random numbers, which would become constants")
+    if (name := changed(copy, state_of(model))) is not None:
+        raise NotTraced(f"the forward sets {name!r}, which a graph would leave as it is")
     known = {n for n, _ in model.named_parameters(remove_duplicate=False)}
     known |= {n for n, _ in model.named_buffers(remove_duplicate=False)}
     for node in graph.nodes:

@@ -26,6 +26,7 @@ from program_models import (
     planned,
     programs,
     sparsify,
+    two_convs,
     words,
 )
 from torch import Tensor, nn
@@ -141,12 +142,51 @@ def test_a_value_may_enter_twice() -> None:
     assert kinds and all(len(k) for k in kinds)
 
 
+class Counting(nn.Module):
+    """A buffer that every call replaces, as `self.count += 1` does while torch.fx traces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.b(self.a(x))
+
+
+def keep(m: Any, x: Tensor) -> Tensor:
+    m.seen = x
+    return x
+
+
+def count(m: Any, x: Tensor) -> Tensor:
+    m.calls = getattr(m, "calls", 0) + 1
+    return x
+
+
 REFUSED = {
     "alone": (nn.Sequential(nn.Linear(6, 6)), torch.randn(2, 6), "no sparse layer stands"),
     "branch": (
         Lambda(lambda m, x: m.a(x) if x.sum() > 0 else x, a=nn.Linear(6, 6)),
         torch.randn(2, 6),
-        "TraceError",
+        "TraceError: symbolically traced variables cannot be used as inputs to control flow, "
+        "at test_program_lower.py:",
+    ),
+    "sets_a_buffer": (Counting(), torch.randn(2, 6), "sets 'count'"),
+    "keeps_a_tensor": (
+        Lambda(lambda m, x: m.b(keep(m, m.a(x))), a=nn.Linear(6, 6), b=nn.Linear(6, 6)),
+        torch.randn(2, 6),
+        "sets 'seen'",
+    ),
+    "counts_its_calls": (
+        Lambda(lambda m, x: m.b(m.a(count(m, x))), a=nn.Linear(6, 6), b=nn.Linear(6, 6)),
+        torch.randn(2, 6),
+        "sets 'calls'",
+    ),
+    "window_cut_off": (
+        *two_convs(nn.AvgPool2d(12, ceil_mode=True)),
+        "no sparse layer stands",
     ),
     "random": (
         Lambda(lambda m, x: m.b(m.a(x)) + torch.rand(1), a=nn.Linear(6, 6), b=nn.Linear(6, 6)),
