@@ -79,10 +79,8 @@ def convert(
         raise bad("convert", "model", "a model with Linear, Conv1d, Conv2d or Conv3d layers",
                   type(model).__name__, "there is nothing to convert")  # fmt: skip
     inputs = deepcopy(example_inputs)  # a model may change its inputs in place, run after run
-    with (
-        torch.no_grad(),
-        unchanged(dense),
-    ):  # not inference_mode: the packed buffers must serve autograd too
+    # Not inference_mode: the packed buffers must serve autograd too.
+    with torch.no_grad(), unchanged(dense):
         folded = copy_with(dense, instead).eval()
         with unchanged(folded):
             fold_batchnorm(folded, inputs)

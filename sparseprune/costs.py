@@ -110,15 +110,14 @@ ISAS = {
 DENSE_MAC = {"AVX512": 0.0157, "AVX2": 0.033}
 """Per multiplication of a dense layer, by what torch says of the CPU: about 3/4 of the peak."""
 DENSE_MAC_ELSEWHERE = 0.066
-DENSE_WEIGHT = {"Linear": 0.15}
-DENSE_WEIGHT_ELSE = 0.5
+DENSE_WEIGHT, DENSE_WEIGHT_CONV = 0.15, 0.5
 """Per weight of a dense layer: reading it; a convolution also brings it into another order."""
 
 
 def dense_ns(work: Work) -> float:
     """Weights x (reading + tokens x multiplying)."""
     mac = DENSE_MAC.get(torch.backends.cpu.get_cpu_capability(), DENSE_MAC_ELSEWHERE)
-    weight = DENSE_WEIGHT.get(work.kind, DENSE_WEIGHT_ELSE)
+    weight = DENSE_WEIGHT if work.kind == "Linear" else DENSE_WEIGHT_CONV
     return work.rows * work.cols * (weight + work.tokens * mac)
 
 
