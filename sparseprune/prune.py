@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparseprune import criteria, patterns
 from sparseprune.criteria import Criterion
 from sparseprune.criteria.statistics import Data, Loss
-from sparseprune.errors import bad, check_sparsity, suggest
+from sparseprune.errors import bad, check_sparsity, suggest, warn
 from sparseprune.masks import Masks
 from sparseprune.patterns import Pattern
 from sparseprune.ranked import SCOPES, Ranked
@@ -20,11 +20,14 @@ from sparseprune.selection import (
     Ignore,
     aliases,
     convolution_groups,
+    overlooked,
     paths,
     prunable_weights,
 )
 
 Sparsity: TypeAlias = float | Mapping[str, float]
+MOST_OVERLOOKED = 0.1
+"""Share of the weights that may be in layers of other kinds without a word."""
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -61,11 +64,14 @@ def prune(
     is summed over all ranks, so that their masks are the same.
 
     A weight that is zero already goes first, so pruning again to a higher sparsity extends the
-    earlier masks. Everything is checked before anything changes: on an error the model is as it
+    earlier masks. Where more than a tenth of the weights are in layers of other kinds, a UserWarning
+    says which. Everything is checked before anything changes: on an error the model is as it
     was. Raises ValueError or TypeError naming the argument, what it must be and the way out.
     """
     shares, weights = targets(model, sparsity, ignore)
     ranked = rank(model, weights, criterion, scope, pattern, data, loss)
+    if not isinstance(sparsity, Mapping):
+        _name_overlooked(model, weights, ignore)
     return ranked.prune_(model, shares if isinstance(sparsity, Mapping) else float(sparsity))
 
 
@@ -105,6 +111,21 @@ def targets(
         raise bad(operation, "model", f"one with weights in {kinds}", got, way_out)
     shares = _shares(operation, sparsity, weights, aliases(model))
     return shares, {name: weights[name] for name in shares}
+
+
+def _name_overlooked(model: nn.Module, weights: Mapping[str, Tensor], ignore: Ignore) -> None:
+    """A warning where much of a model is in layers that `prune` does not know."""
+    others = overlooked(model, ignore, "prune")
+    left, taken = sum(others.values()), sum(weight.numel() for weight in weights.values())
+    if left > MOST_OVERLOOKED * (left + taken):
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in others.items())
+        known = ", ".join(kind.__name__ for kind in PRUNABLE)
+        warn(
+            f"prune: {left / (left + taken):.0%} of the weights stay as they are, in layers that "
+            f"it does not know: {kinds}; replace these by layers of {known} "
+            "(nn.MultiheadAttention: sparseprune.nn.MultiheadAttention.from_dense), set zeros "
+            "there yourself, which convert finds, or name them in ignore"
+        )
 
 
 def _check_weight(operation: str, name: str, weight: Tensor) -> None:

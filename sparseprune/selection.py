@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize
 from sparseprune.errors import bad, bad_type, suggest
 
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+"""Layers whose parameters of several dimensions multiply nothing."""
 
 Ignore: TypeAlias = str | type[nn.Module] | Iterable[str | type[nn.Module]]
 
@@ -54,6 +56,27 @@ def prunable_modules(
                 chosen[name] = module
             seen.add(identity)
     return chosen
+
+
+def overlooked(model: nn.Module, ignore: Ignore, operation: str) -> dict[str, int]:
+    """Kind of layer -> weights of its matrices, where it is none of `PRUNABLE` and not ignored.
+
+    Bare parameters count with the layer that holds them, e.g. those of nn.MultiheadAttention.
+    """
+    ignored = ignored_paths(model, ignore, operation)
+    chosen = {id(weight) for weight in model.parameters() if weight.dim() < 2}
+    chosen |= {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, PRUNABLE)}
+    chosen |= {
+        id(w) for m in model.modules() if isinstance(m, _NO_MATRICES) for w in m.parameters()
+    }
+    found: dict[str, int] = {}
+    for path, module in model.named_modules():
+        for name, weight in module.named_parameters(path, recurse=False):
+            if id(weight) not in chosen and ignored.isdisjoint(paths(name)):
+                kind = type(module).__name__
+                found[kind] = found.get(kind, 0) + weight.numel()
+                chosen.add(id(weight))
+    return found
 
 
 def aliases(model: nn.Module) -> dict[str, list[str]]:

@@ -273,3 +273,25 @@ def test_message_builders() -> None:
     )
     assert suggest("q", [f"layer{i}" for i in range(20)]).endswith(", ... (20 in all)")
     assert suggest("q", []) == "known: none"
+
+
+class Projection(nn.Module):
+    """A layer of one's own, its weight the other way round, as Conv1D of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 32)), nn.Parameter(torch.zeros(32))
+
+
+def test_layers_that_prune_does_not_know_are_named() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(8, 8), "own": Projection(), "norm": nn.LayerNorm((2, 8)),
+                           "attends": nn.MultiheadAttention(8, 2)})  # fmt: skip
+    named = r"78% of the weights.*Projection \(256\), Multi.*\(192\)"
+    with pytest.warns(UserWarning, match=named):
+        prune(model, 0.5)
+    assert (model["a"].weight == 0).any() and (model["own"].weight != 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune(model, 0.5, ignore=["own", "attends"])
+        prune(model, {"a": 0.5})
+        prune(nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8)), 0.5)
