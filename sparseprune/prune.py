@@ -64,8 +64,8 @@ def prune(
     is summed over all ranks, so that their masks are the same.
 
     A weight that is zero already goes first, so pruning again to a higher sparsity extends the
-    earlier masks. Where more than a tenth of the weights are in layers of other kinds, a UserWarning
-    says which. Everything is checked before anything changes: on an error the model is as it
+    earlier masks. Where over a tenth of the weights are in layers of other kinds, a UserWarning
+    names them. Everything is checked before anything changes: on an error the model is as it
     was. Raises ValueError or TypeError naming the argument, what it must be and the way out.
     """
     shares, weights = targets(model, sparsity, ignore)
