@@ -130,7 +130,8 @@ class Inference {
     for (int d = 0; d < 3; ++d) {
       const Window& w = s.window;
       const int64_t reach = w.dilation[d] * (w.kernel[d] - 1) + 1;
-      if (x.size[d] + w.before[d] + w.after[d] < reach)
+      const int64_t over = s.ceil ? w.stride[d] - 1 : 0;  // that the last window may stand out
+      if (x.size[d] + w.before[d] + w.after[d] + over < reach)
         refuse("inputs", "as large as the dilated kernel",
                number(x.size[d] + w.before[d] + w.after[d]) + " of " + number(reach));
       const int64_t pad = std::max(w.before[d], w.after[d]);

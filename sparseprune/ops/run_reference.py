@@ -132,7 +132,11 @@ def _pool(step: Pool, values: dict[int, Tensor], weights: Weights) -> Tensor:
     x, w = values[step.x], step.window
     if step.kind == "max":
         return F.max_pool3d(x, w.kernel, w.stride, w.before, w.dilation, bool(step.ceil))
-    return F.avg_pool3d(x, w.kernel, w.stride, w.before, bool(step.ceil), bool(step.count_padding))
+    how = bool(step.ceil), bool(step.count_padding)
+    if x.shape[2] == w.kernel[0] == 1:  # in three dimensions torch cuts off no window
+        y = F.avg_pool2d(x.squeeze(2), w.kernel[1:], w.stride[1:], w.before[1:], *how)
+        return y.unsqueeze(2)
+    return F.avg_pool3d(x, w.kernel, w.stride, w.before, *how)
 
 
 def _adaptive(step: Adaptive, values: dict[int, Tensor], weights: Weights) -> Tensor:

@@ -19,7 +19,7 @@ def pool(dims: int, kind: str) -> Pattern:
     def lowered(call: Call, x: Any, sizes: tuple[Any, ...], ceil: Any, counts: Any) -> Any:
         kernel, stride, padding, dilation = sizes
         w = window(dims, kernel, stride or kernel, padding, dilation)
-        if w is None or call.rank(x) != dims + 2 or not _fits(call.shapes(x), w, dims):
+        if w is None or call.rank(x) != dims + 2:
             return None
 
         def emit(b: Builder, v: list[int]) -> int:
@@ -42,18 +42,6 @@ def pool(dims: int, kind: str) -> Pattern:
         return None if own else lowered(call, input, sizes, ceil_mode, count_include_pad)
 
     return maximum if kind == "max" else average
-
-
-def _fits(shapes: Any, w: Window, dims: int) -> bool:
-    """Whether every image holds a window: torch cuts off larger ones where it rounds sizes up."""
-    return all(
-        size + before + after >= dilation * (kernel - 1) + 1
-        for shape in shapes
-        for size, before, after, dilation, kernel in zip(
-            shape[-dims:], w.before[-dims:], w.after[-dims:], w.dilation[-dims:],
-            w.kernel[-dims:], strict=True,
-        )
-    )  # fmt: skip
 
 
 def window(dims: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Window | None:

@@ -117,7 +117,8 @@ def _windowed(step: Step, sizes: tuple[Size, ...], w: Window, ceil: int = 0) -> 
     found = []
     for i, size in enumerate(sizes, start=3 - len(sizes)):
         padded, reach = size + w.before[i] + w.after[i], w.dilation[i] * (w.kernel[i] - 1) + 1
-        _check(padded >= reach, f"the image that {step.word!r} reads",
+        over = (w.stride[i] - 1) * ceil  # that the last window may stand out
+        _check(padded + over >= reach, f"the image that {step.word!r} reads",
                f"as large as its window of {reach} in dimension {i - 3}", padded,
                "enlarge the input")  # fmt: skip
         limit = {"reflect": size - 1, "circular": size}.get(w.mode)
@@ -125,7 +126,7 @@ def _windowed(step: Step, sizes: tuple[Size, ...], w: Window, ceil: int = 0) -> 
             _check(max(w.before[i], w.after[i]) <= limit, f"the image that {step.word!r} reads",
                    f"large enough for its padding in dimension {i - 3}", size,
                    "enlarge the input")  # fmt: skip
-        out = (padded - reach + (w.stride[i] - 1) * ceil) // w.stride[i] + 1
+        out = (padded - reach + over) // w.stride[i] + 1
         if ceil and (out - 1) * w.stride[i] >= size + w.before[i]:
             out = out - 1  # a window must start inside the image or its left padding
         found.append(out)

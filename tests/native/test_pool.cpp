@@ -27,9 +27,11 @@ struct Pool {
     return n - (ceil && behind);
   }
   bool possible() const {
-    for (int axis = 0; axis < 3; ++axis)
-      if (window.padded_end[axis] <= window.dilation[axis] * (window.kernel[axis] - 1))
+    for (int axis = 0; axis < 3; ++axis) {
+      const int64_t over = ceil ? window.stride[axis] - 1 : 0;
+      if (window.padded_end[axis] + over <= window.dilation[axis] * (window.kernel[axis] - 1))
         return false;
+    }
     return true;
   }
 };

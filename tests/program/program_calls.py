@@ -44,6 +44,8 @@ POOL_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": nn.AvgPool2d(3, 2, 1),
     "avg_not_counted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
     "avg_ceil": lambda x: F.avg_pool2d(x, 2, 2, 1, True),
+    "avg_cut_off": nn.AvgPool2d(12, ceil_mode=True),
+    "max_cut_off": nn.MaxPool2d((10, 3), ceil_mode=True),
     "mean": nn.AdaptiveAvgPool2d(1),
     "adaptive": nn.AdaptiveAvgPool2d((4, 3)),
     "adaptive_same": nn.AdaptiveAvgPool2d((9, 8)),

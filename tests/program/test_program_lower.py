@@ -26,7 +26,6 @@ from program_models import (
     planned,
     programs,
     sparsify,
-    two_convs,
     words,
 )
 from torch import Tensor, nn
@@ -183,10 +182,6 @@ REFUSED = {
         Lambda(lambda m, x: m.b(m.a(count(m, x))), a=nn.Linear(6, 6), b=nn.Linear(6, 6)),
         torch.randn(2, 6),
         "sets 'calls'",
-    ),
-    "window_cut_off": (
-        *two_convs(nn.AvgPool2d(12, ceil_mode=True)),
-        "no sparse layer stands",
     ),
     "random": (
         Lambda(lambda m, x: m.b(m.a(x)) + torch.rand(1), a=nn.Linear(6, 6), b=nn.Linear(6, 6)),

@@ -98,7 +98,8 @@ def test_pools_are_torchs(
     )
     window = windows(dims, kernel, stride, padding)
     steps = [Input(0, "image", 2, dims), Pool(1, 0, kind, ceil, 1, window), Output(1)]
-    for size in (5, 6, 7):
+    # Of the last size windows are cut off, which torch does not do to averages over volumes.
+    for size in (5, 6, 7, *((2,) if ceil and (kind, dims) != ("avg", 3) else ())):
         x = torch.randn(2, 2, *(size,) * dims)
         for namespace in NAMESPACES:
             torch.testing.assert_close(run(steps, [x], [], namespace), torch_pool(x))
