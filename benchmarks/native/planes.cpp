@@ -133,7 +133,7 @@ void time_split(const PlaneKernels& k) {
       s.rows = rows.data(), s.shift = shift.data();
       const std::string shape = std::to_string(size) + "x" + std::to_string(size);
       const auto outputs = static_cast<double>(s.phases * s.to.height * s.to.width);
-      time(side == 1 ? "split, one phase" : "split, two phases", shape.c_str(), outputs,
+      time(side == 1 ? "split in one phase" : "split in two phases", shape.c_str(), outputs,
            side == 1 ? 3 : 2, [&] { k.split(x, s, y + s.to.lead); });
     }
 }
