@@ -69,6 +69,7 @@ void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& we
     if (s.word == Word::kBitmask) check_bitmask(s, weights);
     if (s.word == Word::kSell) check_sell(s, weights);
     if (s.word == Word::kLinear) check_plain(s, weights, s.rows, s.cols);
+    if (s.word == Word::kNorm) check_plain(s, weights, s.channels, 1);
     if (s.word == Word::kDepthwise)
       check_plain(s, weights, s.channels * s.multiplier, s.window.taps());
   }

@@ -37,6 +37,7 @@ std::vector<Step> without_copies(std::vector<Step> steps, const std::vector<Valu
   for (Step& s : steps) {
     if (s.x >= 0) s.x = source[s.x];
     if (s.y >= 0) s.y = source[s.y];
+    if (s.z >= 0) s.z = source[s.z];
     if (s.word == Word::kAdaptive && same_size(values[s.x].shape, values[s.out].shape))
       source[s.out] = s.x;
   }
@@ -236,6 +237,10 @@ void Builder::emit(size_t step) {
       return channels(s);
     case Word::kFlatten:
       return flatten(s);
+    case Word::kNorm:
+      return norm(s);
+    case Word::kAttention:
+      return attention(s);
     case Word::kTurn:
       return turn(s);
     case Word::kTaken:

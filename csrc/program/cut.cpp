@@ -13,6 +13,7 @@ int64_t floats(const Shape& s) { return s.channels * s.size[0] * s.size[1] * s.s
 void Part::add(Step s, int64_t origin) {
   if (s.x >= 0) s.x = numbers.at(s.x);
   if (s.y >= 0) s.y = numbers.at(s.y);
+  if (s.z >= 0) s.z = numbers.at(s.z);
   if (s.out >= 0) s.out = numbers.emplace(s.out, numbers.size()).first->second;
   steps.push_back(s);
   origins.push_back(origin);
@@ -22,8 +23,17 @@ void Part::add_input(const Step& s, int64_t origin, const Sizes& given, int64_t 
                      const Shape& shape) {
   add(s, origin);
   sizes.push_back(given);
-  inputs.push_back({tensor, floats(shape)});
-  batch = batch < 0 || batch == shape.images ? shape.images : 0;
+  inputs.push_back({tensor, floats(shape) * tokens_of(shape)});
+  length = std::max(length, tokens_of(shape));
+  const int64_t items = shape.images / tokens_of(shape);
+  const bool counted = !sequences || (shape.tokens && shape.lead.size() > 1);
+  batch = counted && (batch < 0 || batch == items) ? items : 0;
+}
+
+// In an item: one but where sequences are the items.
+int64_t Part::tokens_of(const Shape& shape) const {
+  if (!sequences || !shape.tokens || shape.lead.empty() || shape.lead[0] == 0) return 1;
+  return std::max<int64_t>(shape.images / shape.lead[0], 1);
 }
 
 std::unique_ptr<Plan> Part::plan(const std::vector<Weight>& weights, int64_t threads) const {
@@ -39,7 +49,7 @@ std::unique_ptr<Plan> Part::plan(int64_t items, const std::vector<Weight>& weigh
   for (const Step& s : steps) {
     if (s.word != Word::kInput) continue;
     Sizes& its = other.sizes[input++];
-    if (s.tokens) its = {items, s.channels};
+    if (s.tokens && !sequences) its = {items, s.channels};
     its[0] = items;
   }
   return other.plan(weights, threads);
@@ -48,7 +58,10 @@ std::unique_ptr<Plan> Part::plan(int64_t items, const std::vector<Weight>& weigh
 Cut::Cut(const std::vector<Step>& steps, const std::vector<Value>& values,
          const std::vector<Sizes>& inputs, bool apart)
     : steps_(steps), values_(values), sizes_(inputs), apart_(apart) {
-  for (const Step& s : steps) results_ += s.word == Word::kOutput;
+  for (const Step& s : steps) {
+    results_ += s.word == Word::kOutput;
+    tokens.sequences |= apart && s.word == Word::kAttention;
+  }
   for (size_t i = 0; i < steps.size(); ++i) add(steps[i], static_cast<int64_t>(i));
 }
 
@@ -59,13 +72,15 @@ void Cut::add(const Step& s, int64_t origin) {
     ++inputs_;
   } else if (s.word == Word::kOutput) {
     Part& part = images.has(s.x) ? images : tokens;
-    part.outputs.push_back({outputs_++, floats(values_[s.x].shape)});
+    const Shape& shape = values_[s.x].shape;
+    part.outputs.push_back({outputs_++, floats(shape) * part.tokens_of(shape)});
     part.add(s, origin);
   } else if (!apart_ || !values_[s.x].shape.tokens) {
     images.add(s, origin);
   } else {
     cross(s.x);
     cross(s.y);
+    cross(s.z);
     tokens.add(s, origin);
   }
 }

@@ -14,9 +14,12 @@ struct Part {
   std::vector<Port> inputs, outputs;
   std::map<int64_t, int64_t> numbers;  // value of the program -> its own
   int64_t batch = -1;                  // items of every input; 0 where they differ
+  bool sequences = false;              // are its items, of tokens that attention mixes
+  int64_t length = 1;                  // tokens of the longest item
 
   bool has(int64_t value) const { return numbers.count(value) > 0; }
   void add(Step s, int64_t origin);
+  int64_t tokens_of(const Shape& shape) const;
   void add_input(const Step& s, int64_t origin, const Sizes& given, int64_t tensor,
                  const Shape& shape);
 

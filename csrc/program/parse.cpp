@@ -132,6 +132,18 @@ void read_channels(Line& line, Step& s) {
   s.groups = line.within(1, kMost);
   s.begin = line.within(0, kMost), s.count = line.within(0, kMost);
 }
+void read_norm(Line& line, Step& s) {
+  s.x = line.integer();
+  s.tensors = line.within(0, kMost), s.channels = line.within(1, kMost);
+  s.has_bias = line.within(0, 1), s.centred = line.within(0, 1);
+  s.epsilon = static_cast<float>(line.number());
+}
+void read_attention(Line& line, Step& s) {
+  s.x = line.integer(), s.y = line.integer(), s.z = line.integer();
+  for (int64_t& first : s.first) first = line.within(0, kMost);
+  s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
+  s.causal = line.within(0, 1), s.scale = static_cast<float>(line.number());
+}
 void read_pair(Line& line, Step& s) { s.x = line.integer(), s.y = line.integer(); }
 void read_add(Line& line, Step& s) { read_pair(line, s), s.activation = activation(line); }
 
@@ -154,6 +166,8 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"cat", {Word::kCat, read_pair}},
                                                 {"channels", {Word::kChannels, read_channels}},
                                                 {"flatten", {Word::kFlatten, read_x}},
+                                                {"norm", {Word::kNorm, read_norm}},
+                                                {"attention", {Word::kAttention, read_attention}},
                                                 {"output", {Word::kOutput, read_x}}};
 
 }  // namespace

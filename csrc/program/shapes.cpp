@@ -84,6 +84,10 @@ class Inference {
         return upsample(s);
       case Word::kFlatten:
         return flatten(s);
+      case Word::kNorm:
+        return norm(s);
+      case Word::kAttention:
+        return attention(s);
       case Word::kCat:
         return cat(s);
       case Word::kChannels:
@@ -205,6 +209,29 @@ class Inference {
     y.images = x.images;
     y.channels = x.channels * x.size[0] * x.size[1] * x.size[2];
     y.lead = {x.images};
+    return y;
+  }
+  const Shape& tokens(int64_t value, int64_t channels) const {
+    if (!at(value).tokens) refuse("program", "tokens where sequences are read", "an image");
+    if (at(value).channels < channels)
+      refuse("inputs", "of " + number(channels) + " features", number(at(value).channels));
+    return at(value);
+  }
+  Shape norm(const Step& s) {
+    const Shape& x = tokens(s.x, s.channels);
+    if (x.channels != s.channels)
+      refuse("inputs", "of " + number(s.channels) + " features", number(x.channels));
+    return x;
+  }
+  Shape attention(const Step& s) {
+    const int64_t width = s.heads * s.head;
+    Shape y = tokens(s.x, s.first[0] + width);
+    const Shape &k = tokens(s.y, s.first[1] + width), &v = tokens(s.z, s.first[2] + width);
+    const auto sequences = [](const Sizes& lead) { return Sizes(lead.begin(), lead.end() - 1); };
+    if (y.lead.empty() || k.lead.empty() || k.lead != v.lead ||
+        sequences(y.lead) != sequences(k.lead) || k.lead.back() < 1)
+      refuse("inputs", "sequences of queries, keys and values", "others");
+    y.channels = width;
     return y;
   }
   Shape cat(const Step& s) {

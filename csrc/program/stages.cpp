@@ -10,6 +10,8 @@
 namespace sparseprune {
 namespace {
 
+constexpr int64_t kGroupTokens = 128;  // at least, of sequences that go together
+
 class Stager {
  public:
   Stager(Stages& all, const std::vector<Weight>& weights, int64_t threads)
@@ -32,6 +34,7 @@ class Stager {
   }
 
   void tokens(const Part& part) {
+    if (part.sequences) return sequences(part);
     const int64_t tile = panel_kernels().width * panel_kernels().max_vectors;
     int64_t count = shared(part.batch / tile);
     const int64_t left = part.batch - count * tile;
@@ -40,6 +43,19 @@ class Stager {
       pieces(part, count, tile);
     else
       whole(part);
+  }
+
+  // In groups whose tokens fill tiles, each begun in a tile of its own: sums do not depend on how
+  // many threads share them. What threads cannot share equally all of them do, one after the other.
+  void sequences(const Part& part) {
+    if (part.batch < 1) return whole(part);
+    const int64_t items = (kGroupTokens + part.length - 1) / part.length;
+    const int64_t count = shared(part.batch / items);
+    if (count) add({part.plan(items, weights_, 1), part.inputs, part.outputs, 0, count, items});
+    for (int64_t first = count * items; first < part.batch; first += items) {
+      const int64_t left = std::min(items, part.batch - first);
+      add({part.plan(left, weights_, threads_), part.inputs, part.outputs, first});
+    }
   }
 
  private:

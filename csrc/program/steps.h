@@ -37,6 +37,8 @@ enum class Word {
   kCat,
   kChannels,
   kFlatten,
+  kNorm,
+  kAttention,
   kOutput,
   kTurn,  // tokens from one form to the other (tokens.h): in no text
   kTaken  // along by others (prepare.h): in no text
@@ -46,7 +48,8 @@ enum class Word {
 struct Step {
   Word word;
   int64_t out = -1, x = -1;
-  int64_t y = -1;       // the second value: residual, by, y
+  int64_t y = -1;       // the second value: residual, by, y, key
+  int64_t z = -1;       // the third: value
   int64_t tensors = 0;  // index of its first tensor
   int64_t rows = 0, cols = 0, block = 0, groups = 1, has_bias = 0;
   int64_t channels = 0, multiplier = 1, dims = 2;
@@ -55,6 +58,10 @@ struct Step {
   int64_t size[3] = {1, 1,
                      1};  // that adaptive averages make (0 keeps one); times that nearest repeats
   int64_t begin = 0, count = 0;  // channels that are chosen
+  int64_t first[3] = {0, 0, 0};  // channels of query, key and value in theirs
+  int64_t heads = 1, head = 1;   // of attention, and channels of each
+  bool causal = false, centred = true;
+  float scale = 1.f, epsilon = 0.f;
   Window window{};
   Activation activation{};
 };

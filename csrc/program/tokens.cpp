@@ -17,6 +17,8 @@ std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
       return true;
     case Word::kLinear:
       return tokens <= kDotTokens;
+    case Word::kAttention:
+      return false;
     case Word::kCsr:
       return s.block == 0 && tokens <= kGatherTokens;
     default:
@@ -27,7 +29,7 @@ std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
 // What the first reader with a wish asks of an input; rows, which are copied as they are, if none.
 bool input_rows(const std::vector<Step>& steps, int64_t input, int64_t tokens) {
   for (const Step& s : steps)
-    if (s.x == input || s.y == input)
+    if (s.x == input || s.y == input || s.z == input)
       if (const auto wish = wants_rows(s, tokens)) return *wish;
   return true;
 }
@@ -70,7 +72,7 @@ std::vector<Step> lay_out_tokens(const std::vector<Step>& steps, std::vector<Val
                             ? input_rows(steps, s.out, tokens)
                             : wants_rows(s, tokens).value_or(values[s.x].rows_form);
       lay_tokens(values[s.out], lanes, rows);
-      s.x = turns.in_form(s.x, rows), s.y = turns.in_form(s.y, rows);
+      for (int64_t* read : {&s.x, &s.y, &s.z}) *read = turns.in_form(*read, rows);
     }
     turns.steps.push_back(s);
   }

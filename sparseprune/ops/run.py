@@ -21,6 +21,7 @@ from sparseprune.ops.run_reference import FEW, KERNELS, Weights, enter, tensors
 from sparseprune.program.checks import check_program
 from sparseprune.program.shapes import output_shapes
 from sparseprune.program.steps import Csr, Depthwise, Input, Linear, OnTokens, Output, Step
+from sparseprune.program.steps_sequences import Norm
 from sparseprune.program.text import from_text
 
 SCHEMA = "(Tensor[] inputs, Tensor[] weights, str program) -> Tensor[]"
@@ -85,6 +86,10 @@ def _check_depthwise(step: Depthwise, x: Tensor, weight: Weights, bias: Tensor |
     _check_plain(step, x, weight, bias, rows, taps)
 
 
+def _check_norm(step: Norm, x: Tensor, weight: Weights, bias: Tensor | None) -> None:
+    _check_plain(step, x, weight, bias, step.channels, 1)
+
+
 def _check_plain(
     step: Step, x: Tensor, weight: Weights, bias: Tensor | None, rows: int, cols: int
 ) -> None:
@@ -107,6 +112,7 @@ CHECKS: dict[type[Step], Callable[[Any, Tensor, Weights, Tensor | None], None]] 
     **dict.fromkeys(FEW, _check_few),
     Linear: _check_linear,
     Depthwise: _check_depthwise,
+    Norm: _check_norm,
 }
 """Step -> what demands that its tensors fit it."""
 

@@ -1,6 +1,7 @@
 """What the steps of a program compute, in torch: the reference of the op ``run``.
 
-In between, images are [N, C, depth, height, width] and tokens [T, C].
+In between, images are [N, C, depth, height, width] and tokens
+[sequences, T, C].
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
+from sparseprune.program.steps_sequences import Attention, Norm
 
 Weights = Sequence[Tensor]
-Layer: TypeAlias = Csr | OnTokens | Depthwise
+Layer: TypeAlias = Csr | OnTokens | Depthwise | Norm
 """A step with weights."""
 
 FEW: dict[type[Step], LinearFormat] = {Bitmask: BITMASK, Sell: SELL}
@@ -50,6 +52,7 @@ TENSORS: dict[type[Step], int] = {
     **{step: len(packed.parts) for step, packed in FEW.items()},
     Linear: 1,
     Depthwise: 1,
+    Norm: 1,
 }
 """Step -> tensors that it takes before its bias."""
 
@@ -71,7 +74,7 @@ def enter(step: Input, x: Tensor) -> Tensor:
     """An input of the op as a value."""
     if step.kind == "image":
         return x.reshape(*x.shape[:2], *(1,) * (3 - step.dims), *x.shape[2:])
-    return x.reshape(x.shape[:-1].numel(), step.channels)
+    return x.reshape(x.shape[:-2].numel(), x.shape[-2] if x.dim() > 1 else 1, step.channels)
 
 
 def _pad(x: Tensor, window: Window) -> Tensor:
@@ -97,19 +100,21 @@ def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
     row, column = entries(columns, counts, starts, step.rows, step.cols, step.block)
     column = column + row // max(1, step.rows // step.groups) * step.cols
     x = values[step.x]
-    sizes = x.shape[:1]
-    if x.dim() == 5:
+    image = x.dim() == 5
+    if image:
         x = _patches(_pad(x, step.window), step.window)
-        sizes = x.shape[:4]
+    sizes = x.shape[: 4 if image else 2]
     y = multiply(x.reshape(sizes.numel(), step.cols * step.groups), stored, row, column, step.rows)
     y = (y if bias is None else y + bias.view(-1)).view(*sizes, step.rows)
-    return _finish(y.permute(0, 4, 1, 2, 3) if len(sizes) > 1 else y, step, values)
+    return _finish(y.permute(0, 4, 1, 2, 3) if image else y, step, values)
 
 
 def _few(step: OnTokens, values: dict[int, Tensor], weights: Weights) -> Tensor:
     """The same in a format for few tokens."""
     packed, bias = tensors(step, weights)
-    y = multiply(values[step.x], *FEW[type(step)].entries(*packed), step.rows)
+    x = values[step.x]
+    y = multiply(x.flatten(0, 1), *FEW[type(step)].entries(*packed), step.rows)
+    y = y.view(*x.shape[:2], step.rows)
     return _finish(y if bias is None else y + bias.view(-1), step, values)
 
 
@@ -165,7 +170,29 @@ def _scale(step: Scale, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return activate(values[step.x] * values[step.by], step.activation)
 
 
-def _finish(y: Tensor, step: Layer | Add, values: dict[int, Tensor]) -> Tensor:
+def _norm(step: Norm, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    (weight,), bias = tensors(step, weights)
+    x, weight = values[step.x], weight.view(-1)
+    if step.centred:
+        bias = None if bias is None else bias.view(-1)
+        return F.layer_norm(x, weight.shape, weight, bias, step.epsilon)
+    y = F.rms_norm(x, weight.shape, weight, step.epsilon)
+    return y if bias is None else y + bias.view(-1)
+
+
+def _attention(step: Attention, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    width = step.heads * step.head
+    q, k, v = (
+        values[read][..., first : first + width].unflatten(-1, (step.heads, step.head))
+        for read, first in zip((step.x, step.key, step.value), step.first, strict=True)
+    )
+    mixed = F.scaled_dot_product_attention(
+        *(x.transpose(-2, -3) for x in (q, k, v)), is_causal=bool(step.causal), scale=step.scale
+    )
+    return mixed.transpose(-2, -3).flatten(-2)
+
+
+def _finish(y: Tensor, step: OnTokens | Csr | Depthwise | Add, values: dict[int, Tensor]) -> Tensor:
     if step.residual != -1:
         y = y + values[step.residual]
     return activate(y, step.activation)
@@ -202,6 +229,8 @@ KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] =
     Scale: _scale,
     Cat: lambda step, values, weights: torch.cat([values[step.x], values[step.y]], 1),
     Channels: _channels,
-    Flatten: lambda step, values, weights: values[step.x].flatten(1),
+    Flatten: lambda step, values, weights: values[step.x].flatten(1)[None],
+    Norm: _norm,
+    Attention: _attention,
 }
 """Step -> what it computes."""

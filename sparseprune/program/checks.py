@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparseprune.errors import bad
 from sparseprune.program.steps import (
     ACTIVATIONS,
@@ -24,6 +26,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
+from sparseprune.program.steps_sequences import Attention, Norm
 
 _WAY_OUT = "write it with to_text"
 COUNTS: dict[type[Step], tuple[str, ...]] = {
@@ -33,6 +36,7 @@ COUNTS: dict[type[Step], tuple[str, ...]] = {
     Linear: ("tensors", "rows", "cols"),
     Depthwise: ("tensors", "channels"),
     Channels: ("begin",),
+    Norm: ("tensors",),
 }
 """Fields that must not be negative."""
 NATURALS: dict[type[Step], tuple[str, ...]] = {
@@ -40,6 +44,7 @@ NATURALS: dict[type[Step], tuple[str, ...]] = {
     Csr: ("groups",),
     Depthwise: ("multiplier",),
     Channels: ("groups", "count"),
+    Norm: ("channels",),
 }
 """Fields that must be at least 1."""
 FLAGS: dict[type[Step], tuple[str, ...]] = {
@@ -49,11 +54,13 @@ FLAGS: dict[type[Step], tuple[str, ...]] = {
     Linear: ("has_bias",),
     Depthwise: ("has_bias",),
     Pool: ("ceil", "count_padding"),
+    Norm: ("has_bias", "centred"),
+    Attention: ("causal",),
 }
 """Fields that must be 0 or 1."""
 MOST, MOST_IN_WINDOW, MOST_VALUES = 2**31, 2**16, 2**20
 """Largest count, number of a window, and value: products of two counts stay in 64 bits."""
-READS = ("x", "by", "y")
+READS = ("x", "by", "y", "key", "value")
 """Fields that name a value; ``residual`` may be -1 as well."""
 
 
@@ -116,9 +123,24 @@ def _check_fields(step: Step) -> None:
     if isinstance(step, Adaptive) and not all(0 <= n <= MOST_IN_WINDOW for n in step.size):
         raise bad("program", f"size of {step}", f"at least 0 and at most {MOST_IN_WINDOW}",
                   step.size, _WAY_OUT)  # fmt: skip
+    if isinstance(step, Norm) and not 0 <= step.epsilon < math.inf:
+        raise bad("program", f"epsilon of {step}", "a number of at least 0", step.epsilon, _WAY_OUT)
+    if isinstance(step, Attention):
+        _check_attention(step)
     if isinstance(step, Upsample) and not all(1 <= n <= MOST_IN_WINDOW for n in step.times):
         raise bad("program", f"times of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
                   step.times, _WAY_OUT)  # fmt: skip
+
+
+def _check_attention(step: Attention) -> None:
+    if not all(0 <= first <= MOST for first in step.first):
+        raise bad("program", f"first of {step}", f"at least 0 and at most {MOST}", step.first,
+                  _WAY_OUT)  # fmt: skip
+    if not all(1 <= n <= MOST_IN_WINDOW for n in (step.heads, step.head)):
+        raise bad("program", f"heads of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
+                  (step.heads, step.head), _WAY_OUT)  # fmt: skip
+    if not math.isfinite(step.scale):
+        raise bad("program", f"scale of {step}", "a finite number", step.scale, _WAY_OUT)
 
 
 def _check_lacking(step: Step, lacking: int) -> None:

@@ -34,6 +34,7 @@ from sparseprune.program.steps import (
     Step,
     Window,
 )
+from sparseprune.program.steps_sequences import Attention, Norm
 
 _WAY_OUT = "save the model again"
 
@@ -112,6 +113,11 @@ def _check_weight(step: Linear | Depthwise, held: Held, rows: int, cols: int) ->
         _check_plain(step, held, 1, rows)
 
 
+def _check_norm(step: Norm, held: Held) -> None:
+    for place in range(1 + step.has_bias):
+        _check_plain(step, held, place, step.channels)
+
+
 def _check_plain(step: Step, held: Held, place: int, size: int) -> None:
     ((_, name, tensor),) = _taken(step, held, place, 1)
     if tensor.dtype != torch.float32 or tensor.numel() != size or not tensor.is_contiguous():
@@ -136,6 +142,7 @@ CHECKS: dict[type[Step], Callable[[Any, Held], None]] = {
     **dict.fromkeys(FEW, _check_few),
     Linear: _check_linear,
     Depthwise: _check_depthwise,
+    Norm: _check_norm,
     Pool: _check_pool,
 }
 """Step -> whether its tensors are those that it means."""
@@ -161,6 +168,13 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
         return kind, step.rows
     if isinstance(step, Add):
         return kind, channels
+    if isinstance(step, Norm):
+        if kind != "tokens" or channels not in (None, step.channels):
+            raise bad("program", f"value {step.x} of {step}", f"tokens of {step.channels} channels",
+                      f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
+        return kind, channels
+    if isinstance(step, Attention):
+        return _attended(step, known)
     if kind != "image":
         raise bad("program", f"value {step.x} of {step}", "an image", kind, _WAY_OUT)
     if isinstance(step, Flatten):
@@ -178,6 +192,16 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
                       (step.groups, step.begin, step.count), _WAY_OUT)  # fmt: skip
         return kind, step.count
     return kind, channels
+
+
+def _attended(step: Attention, known: Known) -> tuple[str, int]:
+    width = step.heads * step.head
+    for value, first in zip((step.x, step.key, step.value), step.first, strict=True):
+        kind, channels = known[value]
+        if kind != "tokens" or (channels is not None and first + width > channels):
+            raise bad("program", f"value {value} of {step}", f"tokens of {first + width} channels",
+                      f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
+    return "tokens", width
 
 
 def _both(step: Scale | Cat, channels: int, known: Known) -> int:

@@ -11,12 +11,14 @@ from torch import Tensor, fx, nn
 
 from sparseprune.program import mutation
 from sparseprune.program.arguments import Arguments
+from sparseprune.program.attention import attend, attentions
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.fusing import fuse
+from sparseprune.program.moves import Probes
 from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
 from sparseprune.program.program import Program
 from sparseprune.program.regions import Before, Kinds, Region, find, in_order
-from sparseprune.program.spellings import spell
+from sparseprune.program.spellings import drop_sizes, spell
 from sparseprune.program.steps import Input, Output
 from sparseprune.program.text import to_text
 from sparseprune.program.tracing import NotTraced, Shape, Shapes, trace
@@ -45,18 +47,22 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     """
     graph = trace(model, arguments)
     modules = dict(model.named_modules(remove_duplicate=False))
-    shapes = _shapes(model, graph, probes)
+    found = _probe(model, graph, probes)
+    shapes = _shapes(found)
     chosen = spell(graph, shapes, lambda node: classify(node, modules, shapes) is not None)
+    drop_sizes(graph, shapes)
+    for each in attentions(graph, modules, found):
+        chosen.choose(each.node, attend, each.arguments, each.chain)
     lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
     before, stay = mutation.order(graph, modules, lowered.__contains__)
     for node in stay & lowered.keys():
         del lowered[node]
     kinds = Kinds(lowered, lambda n: -1 if (s := shapes(n)) is None else len(s[0]))
-    found = find(graph, lowered, before)
-    regions = [r for r in found if _worth_it(r, lowered, kinds, shapes)]
+    regions = [r for r in find(graph, lowered, before) if _worth_it(r, lowered, kinds, shapes)]
     if not regions:
         raise NotTraced("no sparse layer stands next to another step that a program can do")
     chosen.settle({node for region in regions for node in region.nodes}, before)
+    drop_sizes(graph, shapes, before)
     programs = {}
     for number, region in enumerate(regions):
         name = f"program_{number}"
@@ -70,18 +76,20 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
 Probe = Callable[[Any], "tuple[Shape, ...] | None"]
 
 
-def _shapes(model: nn.Module, graph: fx.Graph, probes: list[list[Tensor]]) -> Probe:
-    """The shapes of a node on every probe."""
-    runs = []
-    for tensors in probes:
-        run = Shapes(model, graph)
+def _probe(model: nn.Module, graph: fx.Graph, probes: list[list[Tensor]]) -> Probes:
+    runs = [Shapes(model, graph) for _ in probes]
+    for run, tensors in zip(runs, probes, strict=True):
         run.run(*tensors)
-        runs.append(run.found)
+    return Probes([run.found for run in runs], [run.numbers for run in runs])
+
+
+def _shapes(probes: Probes) -> Probe:
+    """The shapes of a node on every probe."""
 
     def shapes(node: Any) -> tuple[Shape, ...] | None:
-        if not isinstance(node, fx.Node) or any(node.name not in found for found in runs):
+        if not isinstance(node, fx.Node) or any(node.name not in run for run in probes.shapes):
             return None
-        return tuple(found[node.name] for found in runs)
+        return tuple(run[node.name] for run in probes.shapes)
 
     return shapes
 

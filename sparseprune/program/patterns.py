@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparseprune.nn import SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
+from sparseprune.program.attention import attend
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.patterns_act import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, ACTIVATIONS
 from sparseprune.program.patterns_channels import (
@@ -45,6 +46,7 @@ from sparseprune.program.patterns_pool import (
     pool,
     pool_module,
 )
+from sparseprune.program.patterns_sequences import attention, layer_norm
 from sparseprune.program.steps import Activation, Add, Flatten, Scale
 
 
@@ -155,6 +157,8 @@ MODULES: dict[type[nn.Module], Pattern] = {
     nn.BatchNorm1d: norm,
     nn.BatchNorm2d: norm,
     nn.BatchNorm3d: norm,
+    nn.LayerNorm: layer_norm,
+    nn.RMSNorm: layer_norm,
     nn.MaxPool1d: pool_module(1, "max"),
     nn.MaxPool2d: pool_module(2, "max"),
     nn.MaxPool3d: pool_module(3, "max"),
@@ -211,6 +215,7 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     torch.clone: identity,
     F.pad: pad,
     operator.getitem: getitem,
+    attend: attention,
     **ACTIVATION_FUNCTIONS,
 }
 """Function -> pattern(call, *arguments)."""

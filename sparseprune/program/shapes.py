@@ -30,6 +30,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
+from sparseprune.program.steps_sequences import Attention, Norm
 
 Size = Any
 """An int, or a torch.SymInt while a compiler traces."""
@@ -231,6 +232,33 @@ def _flatten(step: Flatten, values: Values) -> Value:
     return Value("tokens", (batch, prod(rest)))
 
 
+def _tokens(step: Step, values: Values, number: int, channels: int) -> tuple[Size, ...]:
+    value = values[number]
+    argument, expected = f"value {number} read by {step.word!r}", f"tokens of {channels} channels"
+    _check(value.kind == "tokens" and value.shape[-1] >= channels, argument, expected,
+           f"{value.kind} {value.shape}", "pass what it was made for")  # fmt: skip
+    return value.shape
+
+
+def _norm(step: Norm, values: Values) -> Value:
+    shape = _tokens(step, values, step.x, step.channels)
+    _check(shape[-1] == step.channels, f"value {step.x} read by 'norm'",
+           f"of {step.channels} channels", shape, "lower the model again")  # fmt: skip
+    return values[step.x]
+
+
+def _attention(step: Attention, values: Values) -> Value:
+    width = step.heads * step.head
+    read = zip((step.x, step.key, step.value), step.first, strict=True)
+    query, key, value = (_tokens(step, values, v, first + width) for v, first in read)
+    for name, shape, others in (("key", key, query[:-2]), ("value", value, key[:-1])):
+        same = len(shape) == len(query) > 1 and shape[: len(others)] == others
+        _check(same, f"{name} of 'attention'", "of as many sequences and tokens", shape,
+               "pass queries, keys and values of one batch")  # fmt: skip
+    _check(key[-2] > 0, "keys of 'attention'", "at least one", key, "pass longer inputs")
+    return Value("tokens", (*query[:-1], width))
+
+
 RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Csr: _csr,
     Bitmask: _on_tokens,
@@ -246,5 +274,7 @@ RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Cat: _cat,
     Channels: _channels,
     Flatten: _flatten,
+    Norm: _norm,
+    Attention: _attention,
 }
 """Step -> the value that it makes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import floordiv, getitem, mul
@@ -14,6 +14,8 @@ from torch import fx
 
 Probe = Callable[[Any], "tuple[tuple[int, ...], ...] | None"]
 """The shapes of a node on every probe, or None where it is no tensor."""
+Before = dict[fx.Node, set[fx.Node]]
+"""Node -> what must run before it."""
 Known = Callable[[fx.Node], bool]
 """Whether a program can compute a node."""
 
@@ -42,8 +44,9 @@ def spell(graph: fx.Graph, shapes: Probe, known: Known) -> Choices:
         elif (dealt := _dealt(node, shapes)) is not None:
             _write(node, "call_function", F.channel_shuffle, dealt)
         elif (part := _part(node, shapes, known)) is not None:
-            choices.choose(node, part)
-    _drop_sizes(graph, shapes)
+            x, start, length = part
+            whole: Any = node.args[0]
+            choices.choose(node, torch.narrow, (x, 1, start, length), [whole])
     return choices
 
 
@@ -51,7 +54,7 @@ def _write(node: fx.Node, op: str, target: Any, args: tuple[Any, ...]) -> None:
     node.op, node.target, node.args, node.kwargs = op, target, args, {}
 
 
-def _drop_sizes(graph: fx.Graph, shapes: Probe) -> None:
+def drop_sizes(graph: fx.Graph, shapes: Probe, before: Before | None = None) -> None:
     """What asks for sizes, or moves values, that nobody reads any more."""
     for node in reversed(list(graph.nodes)):
         asks = node.target in ASKING_METHODS if node.op == "call_method" else (
@@ -59,7 +62,14 @@ def _drop_sizes(graph: fx.Graph, shapes: Probe) -> None:
         )  # fmt: skip
         moves = node.op != "output" and node.target in (*RESHAPES, *TURNS, "contiguous")
         if not node.users and ((asks and shapes(node) is None) or moves):
-            graph.erase_node(node)
+            _erase(node, before or {})
+
+
+def _erase(node: fx.Node, before: Before) -> None:
+    for earlier in before.values():
+        earlier.discard(node)
+    before.pop(node, None)
+    node.graph.erase_node(node)
 
 
 def _dealt(node: fx.Node, shapes: Probe) -> tuple[fx.Node, int] | None:
@@ -132,30 +142,30 @@ def _channels(shapes: tuple[tuple[int, ...], ...] | None, dim: Any) -> int | Non
 
 @dataclass
 class Choices:
-    """Nodes that were made narrow: right for inputs with as many channels as in the probes.
+    """Nodes written in another way, right for inputs with as many channels as in the probes.
 
     Programs take no others, so inside of them nothing is lost; elsewhere `settle` puts back what
     was written.
     """
 
-    _written: dict[fx.Node, tuple[fx.Node, int]] = field(default_factory=dict)
+    _written: dict[fx.Node, tuple[Any, ...]] = field(default_factory=dict)
+    _passed: dict[fx.Node, None] = field(default_factory=dict)
 
-    def choose(self, node: fx.Node, part: tuple[fx.Node, int, int]) -> None:
-        """Makes a part of a split a narrow of what was split."""
-        self._written[node] = (node.args[0], node.args[1])  # type: ignore[assignment]
-        x, start, length = part
-        _write(node, "call_function", torch.narrow, (x, 1, start, length))
+    def choose(
+        self, node: fx.Node, function: Any, args: tuple[Any, ...], passed: Iterable[fx.Node]
+    ) -> None:
+        """Makes a node a call of this function, for which those passed over are not needed."""
+        self._written[node] = (node.op, node.target, node.args, node.kwargs)
+        self._passed.update(dict.fromkeys(passed))
+        _write(node, "call_function", function, args)
 
-    def settle(self, inside: set[fx.Node], before: dict[fx.Node, set[fx.Node]]) -> None:
-        """Puts back the nodes that are not inside programs, and drops splits that nobody reads."""
-        wholes = {whole for whole, _ in self._written.values()}
-        for node, args in self._written.items():
+    def settle(self, inside: set[fx.Node], before: Before) -> None:
+        """Puts back the nodes that are not inside programs, and drops what nobody reads then."""
+        for node, written in self._written.items():
             if node not in inside:
-                _write(node, "call_function", getitem, args)
-                before[node].add(args[0])
-        for whole in wholes:
-            if not whole.users:
-                for earlier in before.values():
-                    earlier.discard(whole)
-                del before[whole]
-                whole.graph.erase_node(whole)
+                node.op, node.target, node.args, node.kwargs = written
+                before[node].update(node.all_input_nodes)
+        places = {node: place for place, node in enumerate(before)}
+        for node in sorted(self._passed, key=places.__getitem__, reverse=True):
+            if not node.users:
+                _erase(node, before)

@@ -274,9 +274,3 @@ class Output(Step):
 
     word: ClassVar[str] = "output"
     x: int
-
-
-_ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Upsample, Add,
-        Scale, Cat, Channels, Flatten, Output)  # fmt: skip
-STEPS: dict[str, type[Step]] = {s.word: s for s in _ALL}
-"""First word of a line -> its step."""

@@ -12,8 +12,33 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sparseprune.program.steps import STEPS, Activation, Step, Window
+from sparseprune.program.steps import (
+    Activation,
+    Adaptive,
+    Add,
+    Bitmask,
+    Cat,
+    Channels,
+    Csr,
+    Depthwise,
+    Flatten,
+    Input,
+    Linear,
+    Mean,
+    Output,
+    Pool,
+    Scale,
+    Sell,
+    Step,
+    Upsample,
+    Window,
+)
+from sparseprune.program.steps_sequences import Attention, Norm
 
+_ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Upsample, Add,
+        Scale, Cat, Channels, Flatten, Norm, Attention, Output)  # fmt: skip
+STEPS: dict[str, type[Step]] = {step.word: step for step in _ALL}
+"""First word of a line -> its step."""
 PARTS: dict[str, type] = {"Window": Window, "Activation": Activation}
 """Type of a field that is written as fields of its own."""
 

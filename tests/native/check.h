@@ -88,6 +88,7 @@ void check_planes(int64_t count, Random& random);
 void check_rows(int64_t count, Random& random);
 void check_windows(int64_t count, Random& random);
 void check_pools(int64_t count, Random& random);
+void check_sequences(int64_t count, Random& random);  // test_sequences.cpp
 
 // Layers of blocks, for the current instruction set (test_block.cpp); the index maths of their CUDA
 // kernels (test_block_tiles.cpp) and of tensor cores (test_mma_fragments.cpp).

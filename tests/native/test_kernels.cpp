@@ -332,6 +332,7 @@ int main(int argc, char** argv) {
     check_nm(count, random);
     check_dense(count, random);
     check_planes(count, random);
+    check_sequences(count, random);
     check_programs(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);
   }

@@ -119,6 +119,27 @@ std::string mixed_program(const std::string& block) {
          "output 4";
 }
 
+// Tokens that attention mixes, from values of other widths and channels than its own.
+std::string sequence_program(const std::string& block) {
+  const std::string one = window(kOne, kOne, kNone);
+  return "input 0 tokens 54 0\n"
+         "csr 1 0 -1 0 8 54 " +
+         block + " 1 0" + one + kRelu +
+         "\n"
+         "norm 2 1 12 8 1 1 1e-05\n"
+         "csr 3 2 2 14 8 8 " +
+         block + " 1 0" + one +
+         " silu -inf inf\n"
+         "attention 4 3 2 3 4 0 2 2 2 1 0.7\n"
+         "norm 5 4 13 4 0 0 1e-06\n"
+         "attention 6 4 3 3 0 1 4 1 4 0 0.5\n"
+         "add 7 6 5 clamp 0.0 inf\n"
+         "output 7\n"
+         "output 5\n"
+         "output 3\n"
+         "output 2";
+}
+
 struct Weights {
   std::vector<Packed> packed;
   std::vector<float> taps, shift, dense, bias;
@@ -211,7 +232,7 @@ void check_one(const std::string& layout, const std::string& text, const Sizes& 
   w.taps = random.normals(72), w.shift = random.normals(8);
   w.list.push_back({w.taps.data(), 72, 9});
   w.list.push_back({w.shift.data(), 8, 8});
-  w.add(pack(random.dense(sizes.size() == 2 ? 8 : 4, sizes.size() == 2 ? 8 : 16)), last == 0);
+  w.add(pack(random.dense(sizes.size() < 4 ? 8 : 4, sizes.size() < 4 ? 8 : 16)), last == 0);
   for (const int64_t cols : {16, 8}) w.add(pack(random.dense(8, cols)), last == 0);
   w.dense = random.normals(560), w.bias = random.normals(70);
   w.add_bits(pack_bitmask(random.dense(70, 8)));
@@ -261,6 +282,8 @@ void check_programs(int64_t count, Random& random) {
       for (const std::string& text : {token_program(block), mixed_program(block)})
         check_one(layout, text, {random.pick({0, 1, 3, 4, 5, 16, 40, 64, 65, 130, 192, 330}), 54},
                   random);
+      const int64_t length = random.pick({1, 2, 5, 16, 17, 33, 64, 70, 130});
+      check_one(layout, sequence_program(block), {random.integer(0, 7), length, 54}, random);
     }
   for (const char* text :
        {"jump 0 1",
@@ -298,6 +321,14 @@ void check_programs(int64_t count, Random& random) {
         "input 0 image 6 2\nflatten 1 0\nlinear 2 1 -1 0 4 6 0 clamp 0 0",
         "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",
         "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 0",
-        "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0"})
+        "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0",
+        "input 0 image 6 2\nnorm 1 0 0 6 0 1 1e-5\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nnorm 2 1 0 6 0 1 1e-5\noutput 2",
+        "input 0 image 6 2\nattention 1 0 0 0 0 0 0 1 6 0 1\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 1 1 486 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 0 0 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 -1 0 1 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 3 0 0 0 1 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 0 1 6 2 1\noutput 2"})
     check_refused(text);
 }

@@ -294,7 +294,7 @@ def attention() -> Made:
 
     def forward(m: Any, x: Tensor) -> Tensor:
         q = m.q(x)
-        mixed = torch.softmax(q @ q.transpose(1, 2), -1) @ m.v(x)
+        mixed = torch.softmax(q @ q.transpose(1, 2), 1) @ m.v(x)
         x = m.norm(x + m.o(mixed))
         return x + m.down(F.gelu(m.up(x), approximate="tanh"))
 

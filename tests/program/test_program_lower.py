@@ -83,7 +83,7 @@ WORDS = {
     "in_place": ["csr csr mean csr scale csr"],
     "in_place_input": ["csr csr"],
     "shared": ["csr csr csr csr"],
-    "attention": ["csr", "csr csr"],
+    "attention": ["csr norm csr csr"],
 }
 
 

@@ -19,7 +19,6 @@ from sparseprune.program.shapes import output_shapes
 from sparseprune.program.steps import (
     ACTIVATIONS,
     PADDINGS,
-    STEPS,
     Activation,
     Adaptive,
     Add,
@@ -33,7 +32,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.text import from_text, to_text
+from sparseprune.program.text import STEPS, from_text, to_text
 
 NAMESPACES = ("sparseprune", "sparseprune_reference")
 small = st.integers(1, 9)

@@ -65,6 +65,40 @@ struct ChannelScale {
   }
 };
 
+// Of every token over its channels: (x - mean) / sqrt(variance + epsilon) * weight + bias; not
+// centred: mean is 0. bias may be null.
+struct Norm {
+  int64_t channels;
+  float epsilon;
+  bool centred;
+  const float *weight, *bias;
+};
+
+// One head of attention: softmax(scale q k) v; causal: query i sees keys 0 to i.
+struct Head {
+  int64_t size;  // channels
+  float scale;
+  bool causal;
+};
+
+// Some queries of a sequence, which lie in one tile, and where their outputs go.
+struct Queries {
+  const float* x;
+  int64_t plane;  // floats from a channel to the next
+  int64_t count, first;
+  float* out;
+  int64_t out_plane;
+};
+
+// Keys and values of a sequence that lie in one tile of each.
+struct Keys {
+  const float* key;
+  int64_t key_plane;
+  const float* value;
+  int64_t value_plane;
+  int64_t count, first;
+};
+
 // How a padded position outside the image is filled.
 enum class PadMode { kZeros, kReflect, kReplicate, kCircular };
 
@@ -132,6 +166,17 @@ struct PlaneKernels {
   // `out` is element 0 of the plane. The zeros behind the rows are written, and with the first row
   // the lead, with the last one the tail.
   void (*spread)(const float* x, const Planes& to, int64_t begin, int64_t end, float* out);
+
+  // Tokens in `lanes` lanes of planes that lie `plane` floats apart, whole vectors; `out` may be x.
+  void (*normalise)(const Norm& norm, const float* x, int64_t plane, int64_t lanes, float* out);
+
+  // One token, channel by channel; `out` may be x.
+  void (*normalise_row)(const Norm& norm, const float* x, float* out);
+
+  // At most a tile of queries, and all keys that they may see, tile by tile, in order: at least
+  // one. scratch holds (2 head.size + the most keys in a tile) times the lanes of a tile, aligned.
+  void (*attend)(const Queries& queries, const Keys* keys, int64_t tiles, const Head& head,
+                 float* scratch);
 };
 
 }  // namespace sparseprune

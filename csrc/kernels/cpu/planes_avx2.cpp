@@ -95,6 +95,8 @@ inline Vec shifted_in(Vec v, Vec before) {
 // Lane lanes[i] of v in lane i.
 inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m256i)lanes); }
 
+#include "kernels/cpu/planes_attention.inc"
+#include "kernels/cpu/planes_norm.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -102,6 +104,7 @@ inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m25
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish, depthwise, split,        pool,        adaptive,  nearest,
-                                  mean,   scale,     pack_streams, pack_scaled, pack_runs, spread};
+const PlaneKernels planes_avx2 = {finish,    depthwise, split,     pool,          adaptive,
+                                  nearest,   mean,      scale,     pack_streams,  pack_scaled,
+                                  pack_runs, spread,    normalise, normalise_row, attend<>};
 }  // namespace sparseprune

@@ -91,6 +91,8 @@ inline Vec shifted_in(Vec v, Vec before) {
 // Lane lanes[i] of v in lane i.
 inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lanes, v); }
 
+#include "kernels/cpu/planes_attention.inc"
+#include "kernels/cpu/planes_norm.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -98,7 +100,7 @@ inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lan
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish,       depthwise,   split,     pool,
-                                    adaptive,     nearest,     mean,      scale,
-                                    pack_streams, pack_scaled, pack_runs, spread};
+const PlaneKernels planes_avx512 = {finish,    depthwise, split,     pool,          adaptive,
+                                    nearest,   mean,      scale,     pack_streams,  pack_scaled,
+                                    pack_runs, spread,    normalise, normalise_row, attend<>};
 }  // namespace sparseprune

@@ -79,6 +79,8 @@ inline Vec picked(Vec v, Ints lanes) {
   return Vec{v[lanes[0]], v[lanes[1]], v[lanes[2]], v[lanes[3]]};
 }
 
+#include "kernels/cpu/planes_attention.inc"
+#include "kernels/cpu/planes_norm.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -86,7 +88,7 @@ inline Vec picked(Vec v, Ints lanes) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish,       depthwise,   split,     pool,
-                                    adaptive,     nearest,     mean,      scale,
-                                    pack_streams, pack_scaled, pack_runs, spread};
+const PlaneKernels planes_scalar = {finish,    depthwise, split,     pool,          adaptive,
+                                    nearest,   mean,      scale,     pack_streams,  pack_scaled,
+                                    pack_runs, spread,    normalise, normalise_row, attend<>};
 }  // namespace sparseprune

@@ -1,0 +1,163 @@
+"""Attention in a graph: found however its heads are taken apart, and written as one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import matmul
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from sparseprune.program.moves import Probes, back, factor, first_channel, joined
+from sparseprune.program.steps import Triple
+
+PRODUCTS = ("matmul", "bmm", torch.matmul, torch.bmm, matmul)
+SOFTMAXES = ("softmax", torch.softmax, F.softmax)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One attention: `node` is its result, as tokens, `chain` what stands between it and those."""
+
+    node: fx.Node
+    arguments: tuple[Any, ...]
+    chain: list[fx.Node]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    first: Triple,
+    heads: int,
+    head: int,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """softmax(scale q k^T) v of every head; [..., tokens, channels], heads from `first` on."""
+    q, k, v = (
+        x[..., at : at + heads * head].unflatten(-1, (heads, head)).transpose(-2, -3)
+        for x, at in zip((query, key, value), first, strict=True)
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    return mixed.transpose(-2, -3).flatten(-2)
+
+
+def attentions(graph: fx.Graph, modules: dict[str, nn.Module], probes: Probes) -> Iterator[Found]:
+    """Every attention whose queries, keys and values are the heads of some tokens."""
+    for node in list(graph.nodes):
+        core = _fused(node, probes) or _spelled(node, modules, probes)
+        if core is not None and (found := _found(core, probes)) is not None:
+            yield found
+
+
+@dataclass(frozen=True)
+class _Core:
+    """softmax(scale q k^T) v of [sequences, heads, tokens, channels of a head].
+
+    One head may have no dimension of its own.
+    """
+
+    node: fx.Node
+    query: fx.Node
+    key: fx.Node
+    value: fx.Node
+    turned: bool  # k is [..., channels, tokens]
+    causal: bool
+    scale: float | None
+    inner: list[fx.Node]
+
+
+def _fused(node: Any, probes: Probes) -> _Core | None:
+    if node.target is not F.scaled_dot_product_attention:
+        return None
+
+    def core(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: Any = 0.0,
+        is_causal: Any = False,
+        scale: Any = None,
+        enable_gqa: Any = False,
+    ) -> _Core | None:
+        if attn_mask is not None or dropout_p != 0 or type(is_causal) is not bool:
+            return None
+        number = None if scale is None else probes.number(scale)
+        if scale is not None and number is None:
+            return None
+        return _Core(node, query, key, value, False, is_causal, number, [])
+
+    return core(*node.args, **node.kwargs)
+
+
+def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core | None:
+    """(softmax(q @ k * scale) @ v), where the scale may also be one of q or k."""
+    if node.target not in PRODUCTS or len(node.args) != 2:
+        return None
+    weights, value = node.args
+    if not _is_softmax(weights, modules, probes) or not isinstance(value, fx.Node):
+        return None
+    inner = [weights]
+    scores, scale = _scaled(weights.args[0], probes, inner)
+    if not isinstance(scores, fx.Node) or scores.target not in PRODUCTS or len(scores.args) != 2:
+        return None
+    inner.append(scores)
+    query, key = list[Any](scores.args)
+    if any(len(n.users) != 1 for n in inner):
+        return None
+    return _Core(node, query, key, value, True, False, scale, inner)
+
+
+def _is_softmax(node: Any, modules: dict[str, nn.Module], probes: Probes) -> bool:
+    """Over the last dimension."""
+    shape = probes.shape(0, node)
+    if shape is None:
+        return False
+    last = len(shape) - 1
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return type(module) is nn.Softmax and module.dim in (-1, last)
+    options = dict(node.kwargs)
+    dim = node.args[1] if len(node.args) == 2 else options.pop("dim", None)
+    same = options.pop("dtype", torch.float32) in (None, torch.float32) and not options
+    return node.target in SOFTMAXES and dim in (-1, last) and same
+
+
+def _scaled(node: Any, probes: Probes, inner: list[fx.Node]) -> tuple[Any, float]:
+    """What is multiplied by numbers, and their product."""
+    scale = 1.0
+    while isinstance(node, fx.Node) and (by := factor(node, probes)) is not None:
+        inner.append(node)
+        scale, node = scale * by, node.args[0]
+    return node, scale
+
+
+def _found(core: _Core, probes: Probes) -> Found | None:
+    shape = probes.shape(0, core.query)
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    heads, head = shape[1] if len(shape) == 4 else 1, shape[-1]
+    scale = head**-0.5 if core.scale is None else core.scale
+    sources, chains, factors = [], [core.node, *core.inner], []
+    for node, turned in ((core.query, False), (core.key, core.turned), (core.value, False)):
+        source, chain, by = back(node, probes)
+        first = first_channel(source, chain, (*shape[1:-2], head), turned, probes)
+        if first is None:
+            return None
+        sources.append((source, first))
+        chains += chain
+        factors.append(by)
+    if factors[2] != 1:
+        return None
+    scale *= factors[0] * factors[1]
+    forward = [core.node] if len(shape) == 3 else joined(core.node, heads, head, probes)
+    if forward is None:
+        return None
+    arguments = (*(s for s, _ in sources), tuple(f for _, f in sources), heads, head, core.causal,
+                 scale)  # fmt: skip
+    return Found(forward[-1], arguments, [n for n in (*chains, *forward) if n is not forward[-1]])

@@ -1,0 +1,164 @@
+"""Moves of elements in a graph: where those of a value come from, whatever calls moved them.
+
+Not calls are compared but places: the moves are made with numbers in place of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import getitem, mul, truediv
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+MOVES = {
+    "view", "reshape", "unflatten", "flatten", "transpose", "swapaxes", "permute", "unbind",
+    "chunk", "split", "contiguous", "select", "unsqueeze", "squeeze", torch.reshape,
+    torch.unflatten, torch.flatten, torch.transpose, torch.swapaxes, torch.permute, torch.unbind,
+    torch.chunk, torch.split, torch.functional.split, torch.select, getitem,
+}  # fmt: skip
+"""What moves elements and makes none."""
+SIZED = {"view", "reshape", "unflatten", torch.reshape, torch.unflatten}
+"""Moves that are told sizes."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What every probe of a graph found: shapes of its float32 tensors, and its numbers."""
+
+    shapes: list[dict[str, tuple[int, ...]]]
+    numbers: list[dict[str, Any]]
+
+    def shape(self, probe: int, node: Any) -> tuple[int, ...] | None:
+        """Of a node, or None where it is no float32 tensor."""
+        return self.shapes[probe].get(node.name) if isinstance(node, fx.Node) else None
+
+    def number(self, node: Any) -> float | None:
+        """What a node or constant is in all probes, if it is one number."""
+        if not isinstance(node, fx.Node):
+            return node if type(node) in (int, float) else None
+        found = {probe.get(node.name) for probe in self.numbers}
+        value = found.pop() if len(found) == 1 else None
+        return value if type(value) in (int, float) else None
+
+
+def factor(node: Any, probes: Probes) -> float | None:
+    """The number by which a node multiplies its first argument, if it does that."""
+    by = probes.number(node.args[1]) if len(node.args) == 2 else None
+    if by is None or not isinstance(node.args[0], fx.Node):
+        return None
+    if node.target in (mul, torch.mul, "mul"):
+        return by
+    return 1 / by if by and node.target in (truediv, torch.div, "div") else None
+
+
+def back(node: Any, probes: Probes) -> tuple[fx.Node, list[fx.Node], float]:
+    """Where the elements of a node come from, the moves from there to it, and their factor."""
+    chain: list[fx.Node] = []
+    scale = 1.0
+    while node.op in ("call_function", "call_method") and isinstance(node.args[0], fx.Node):
+        by = factor(node, probes)
+        if by is None and node.target not in MOVES:
+            break
+        chain.append(node)
+        scale, node = scale * (1 if by is None else by), node.args[0]
+    return node, chain[::-1], scale
+
+
+def first_channel(
+    source: fx.Node, chain: list[fx.Node], apart: tuple[int, ...], turned: bool, probes: Probes
+) -> int | None:
+    """The channel of tokens at which heads begin that these moves take apart, if they do.
+
+    apart: heads, where they have a dimension, and channels of each. turned: tokens come last.
+    """
+    firsts = set()
+    for probe in range(len(probes.shapes)):
+        shape = probes.shape(probe, source)
+        if shape is None or len(shape) != 3 or 0 in shape:
+            return None
+        places = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).view(shape)
+        free = lambda step, width=shape[2]: 0 < step < width  # noqa: E731
+        moved = _moved(chain, source, places, probe, probes, free)
+        if moved is None or moved.dim() != 2 + len(apart):
+            return None
+        moved = moved.transpose(-1, -2) if turned else moved
+        first, width = int(moved.flatten()[0]), torch.Size(apart).numel()
+        wanted = places[..., first : first + width]
+        if first >= shape[2] or wanted.shape[2] != width:
+            return None
+        wanted = wanted.unflatten(-1, apart)
+        if not torch.equal(moved, wanted.transpose(1, 2) if len(apart) == 2 else wanted):
+            return None
+        firsts.add(first)
+    return firsts.pop() if len(firsts) == 1 else None
+
+
+def joined(core: fx.Node, heads: int, head: int, probes: Probes) -> list[fx.Node] | None:
+    """The moves after which the heads of every token lie side by side."""
+    chain, node = list[fx.Node](), core
+    while len(node.users) == 1 and len(chain) < 4:
+        node = next(iter(node.users))
+        if node.target not in MOVES or node.args[0] not in (core, *chain):
+            return None
+        chain.append(node)
+        if all(_joins(chain, core, p, heads, head, probes) for p in range(len(probes.shapes))):
+            return chain
+    return None
+
+
+def _joins(chain: list[fx.Node], core: fx.Node, probe: int, heads: int, head: int,
+           probes: Probes) -> bool:  # fmt: skip
+    shape = probes.shape(probe, core)
+    if shape is None or len(shape) != 4 or 0 in shape:
+        return False
+    places = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).view(shape)
+    of_sequence = heads * head * shape[2]
+    free = lambda step: step != head and 0 < step < of_sequence  # noqa: E731
+    moved = _moved(chain, core, places, probe, probes, free)
+    return moved is not None and torch.equal(moved, places.transpose(1, 2).flatten(2))
+
+
+def _moved(chain: list[fx.Node], source: fx.Node, places: Tensor, probe: int, probes: Probes,
+           free: Callable[[int], bool]) -> Tensor | None:  # fmt: skip
+    """`places` after the moves; None where they insist on a number of tokens or sequences.
+
+    free: whether a dimension along which places grow so fast is one of channels.
+    """
+    env: dict[Any, Any] = {source: places}
+
+    def known(node: fx.Node) -> Any:
+        return env[node] if node in env else probes.numbers[probe][node.name]
+
+    for node in chain:
+        if node.target not in MOVES:  # multiplies
+            env[node] = env[node.args[0]]
+            continue
+        try:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known)
+            moved = (
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                if node.op == "call_method"
+                else node.target(*args, **kwargs)  # type: ignore[operator]
+            )
+        except (KeyError, RuntimeError, TypeError, IndexError):
+            return None
+        env[node] = moved
+        if node.target in SIZED and not all(map(free, _fixed(node, moved))):
+            return None
+    return env[chain[-1]] if chain else places
+
+
+def _fixed(node: Any, moved: Tensor) -> Iterator[int]:
+    """How fast places grow along the dimensions whose size is written as a number."""
+    given = node.args[1:]
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    start = 0
+    if "unflatten" in str(node.target):
+        start, sizes = int(given[0]) % (moved.dim() - len(given[1]) + 1), given[1]
+    for dim, size in enumerate(sizes, start=start):
+        if type(size) is int and size > 1 and moved.shape[dim] > 1:
+            steps = moved.select(dim, 1).flatten()[:1] - moved.select(dim, 0).flatten()[:1]
+            yield int(steps)

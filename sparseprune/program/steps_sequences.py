@@ -1,0 +1,52 @@
+"""The steps on the tokens of sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sparseprune.program.steps import Step, Triple
+
+
+@dataclass(frozen=True)
+class Norm(Step):
+    """out = (x - mean) / sqrt(variance + epsilon) * weight + bias, over the channels of tokens.
+
+    Layer normalisation (Ba et al., 2016); with centred 0 the mean is taken to be 0: RMSNorm (Zhang
+    and Sennrich, 2019). Tensors: weight [channels] and, where has_bias, bias [channels], float32.
+    """
+
+    word: ClassVar[str] = "norm"
+    out: int
+    x: int
+    tensors: int
+    channels: int
+    has_bias: int
+    centred: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Attention(Step):
+    """out = softmax(scale q k^T) v for every head of every sequence (Vaswani et al., 2017).
+
+    Args:
+        out: tokens [..., queries, heads * head].
+        x, key, value: tokens [..., queries, channels], [..., keys, channels] twice; the leading
+            dimensions count sequences and are the same.
+        first: channel of the first head in x, key and value.
+        heads, head: how many, and channels of each.
+        causal: 1 lets query i see the keys 0 to i alone.
+        scale: of the products of queries and keys.
+    """
+
+    word: ClassVar[str] = "attention"
+    out: int
+    x: int
+    key: int
+    value: int
+    first: Triple
+    heads: int
+    head: int
+    causal: int
+    scale: float
