@@ -14,6 +14,7 @@ from sparseprune.program.arguments import Arguments
 from sparseprune.program.attention import attend, attentions
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.fusing import fuse
+from sparseprune.program.inlining import inline, write_out
 from sparseprune.program.moves import Probes
 from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
 from sparseprune.program.program import Program
@@ -45,9 +46,11 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     Raises:
         NotTraced: there is no graph, or nothing in it for a program.
     """
-    graph = trace(model, arguments)
+    graph = write_out(model, arguments) or trace(model, arguments)
     modules = dict(model.named_modules(remove_duplicate=False))
     found = _probe(model, graph, probes)
+    if inline(graph, modules, found):
+        found = _probe(model, graph, probes)
     shapes = _shapes(found)
     chosen = spell(graph, shapes, lambda node: classify(node, modules, shapes) is not None)
     drop_sizes(graph, shapes)
