@@ -237,6 +237,10 @@ void Builder::emit(size_t step) {
       return channels(s);
     case Word::kFlatten:
       return flatten(s);
+    case Word::kPixels:
+      return pixels(s);
+    case Word::kPicture:
+      return picture(s);
     case Word::kNorm:
       return norm(s);
     case Word::kAttention:

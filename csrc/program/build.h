@@ -63,6 +63,8 @@ class Builder {
   void copy_planes(int64_t x, std::vector<int64_t> from, int64_t out, int64_t first);
   void flatten(const Step& s);
   void turn(const Step& s);
+  void pixels(const Step& s);
+  void picture(const Step& s);
   void norm(const Step& s);
   void attention(const Step& s);
   void bitmask(const Step& s);

@@ -24,19 +24,22 @@ std::vector<int32_t> narrow(const std::vector<int64_t>& from, int64_t phases_pla
 void Builder::depthwise(size_t step) {
   const Step& s = steps_[step];
   const Taps& taps = taps_[step];
-  if (taps.source != s.x) split(s, taps);
-  const Planes x = value(taps.source).planes, y = value(s.out).planes;
+  const bool tokens = value(s.x).shape.tokens;  // one tap, and tiles lie as planes do
+  const int64_t source = tokens ? s.x : taps.source;
+  if (source != s.x) split(s, taps);
+  const Planes x = value(source).planes, y = value(s.out).planes;
   plan_->multiply_adds += weights_[s.tensors].numel * y.lanes();
-  const bool strided = taps.source == s.x && s.window.stride[2] == 2;
+  const bool strided = source == s.x && s.window.stride[2] == 2;
   DepthwiseWindow window{};
   window.taps = s.window.taps(), window.stride = strided ? 2 : 1, window.to = y;
   window.row = strided ? s.window.stride[1] * x.row : y.row;
   window.slice = strided ? s.window.stride[0] * x.slice : y.slice;
   const int64_t planes = y.images * y.channels, n = parts(planes), phases = taps.phases;
   const Plan* plan = plan_.get();
-  work(n, {taps.source, s.y}, s.out,
-       [=, step = s, source = taps.source, lives = live(y),
-        offsets = narrow(taps.flat, x.plane, taps.phase)](const Call& call, int64_t i) {
+  work(n, {source, s.y}, s.out,
+       [=, step = s, lives = live(y),
+        offsets = tokens ? std::vector<int32_t>{0} : narrow(taps.flat, x.plane, taps.phase)](
+           const Call& call, int64_t i) {
          DepthwiseWindow w = window;
          w.offsets = offsets.data(), w.live = lives->data();
          const auto tensor = [&](int64_t t) {

@@ -49,7 +49,7 @@ std::unique_ptr<Plan> Part::plan(int64_t items, const std::vector<Weight>& weigh
   for (const Step& s : steps) {
     if (s.word != Word::kInput) continue;
     Sizes& its = other.sizes[input++];
-    if (s.tokens && !sequences) its = {items, s.channels};
+    if (s.tokens && !sequences && its[0] != batch) its = {items, s.channels};
     its[0] = items;
   }
   return other.plan(weights, threads);
@@ -61,6 +61,7 @@ Cut::Cut(const std::vector<Step>& steps, const std::vector<Value>& values,
   for (const Step& s : steps) {
     results_ += s.word == Word::kOutput;
     tokens.sequences |= apart && s.word == Word::kAttention;
+    apart_ &= s.word != Word::kPicture || values[s.x].shape.pixels;
   }
   for (size_t i = 0; i < steps.size(); ++i) add(steps[i], static_cast<int64_t>(i));
 }
@@ -75,7 +76,7 @@ void Cut::add(const Step& s, int64_t origin) {
     const Shape& shape = values_[s.x].shape;
     part.outputs.push_back({outputs_++, floats(shape) * part.tokens_of(shape)});
     part.add(s, origin);
-  } else if (!apart_ || !values_[s.x].shape.tokens) {
+  } else if (!apart_ || !values_[s.x].shape.tokens || values_[s.x].shape.pixels) {
     images.add(s, origin);
   } else {
     cross(s.x);

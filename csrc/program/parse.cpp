@@ -123,6 +123,7 @@ void read_adaptive(Line& line, Step& s) {
   s.x = line.integer();
   for (int64_t& size : s.size) size = line.within(0, 1 << 16);
 }
+void read_pixels(Line& line, Step& s) { s.x = line.integer(), s.dims = line.within(1, 2); }
 void read_upsample(Line& line, Step& s) {
   s.x = line.integer();
   for (int64_t& times : s.size) times = line.within(1, 1 << 16);
@@ -166,6 +167,8 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"cat", {Word::kCat, read_pair}},
                                                 {"channels", {Word::kChannels, read_channels}},
                                                 {"flatten", {Word::kFlatten, read_x}},
+                                                {"pixels", {Word::kPixels, read_pixels}},
+                                                {"picture", {Word::kPicture, read_pixels}},
                                                 {"norm", {Word::kNorm, read_norm}},
                                                 {"attention", {Word::kAttention, read_attention}},
                                                 {"output", {Word::kOutput, read_x}}};

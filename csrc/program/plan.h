@@ -37,7 +37,8 @@ struct Work {
 struct Shape {
   bool tokens = false;
   int64_t images = 0, channels = 0, size[3] = {1, 1, 1};
-  Sizes lead;  // of tokens: the leading dimensions whose product is `images`
+  Sizes lead;           // of tokens: the leading dimensions whose product is `images`
+  bool pixels = false;  // tokens that are those of images, which go image by image
 };
 
 struct Value {

@@ -5,22 +5,15 @@
 namespace sparseprune {
 namespace {
 
-// One tap, nothing between or around the elements.
-bool pointwise(const Window& w) {
-  const int64_t padding =
-      *std::max_element(w.before, w.before + 3) + *std::max_element(w.after, w.after + 3);
-  return w.taps() == 1 && w.stride[0] * w.stride[1] * w.stride[2] == 1 && padding == 0;
-}
-
 bool prepares(const Step& s) {
   if (s.activation.kind != Activation::kClamp) return false;
   if (s.word == Word::kScale) return true;
-  return s.word == Word::kDepthwise && pointwise(s.window) && s.multiplier == 1 && s.y < 0;
+  return s.word == Word::kDepthwise && s.window.pointwise() && s.multiplier == 1 && s.y < 0;
 }
 
 bool takes(const Step& s, int64_t value, const std::vector<Value>& values) {
   return s.word == Word::kCsr && s.x == value && s.y != value && s.groups == 1 &&
-         pointwise(s.window) && !values[value].shape.tokens;
+         s.window.pointwise() && !values[value].shape.tokens;
 }
 
 }  // namespace

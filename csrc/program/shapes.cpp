@@ -84,6 +84,10 @@ class Inference {
         return upsample(s);
       case Word::kFlatten:
         return flatten(s);
+      case Word::kPixels:
+        return pixels(s);
+      case Word::kPicture:
+        return picture(s);
       case Word::kNorm:
         return norm(s);
       case Word::kAttention:
@@ -166,9 +170,14 @@ class Inference {
     return with_residual(y, s.y);
   }
   Shape depthwise(const Step& s) {
-    const Shape& x = image(s.x);
+    const Shape& x = at(s.x);
     if (x.channels != s.channels)
       refuse("inputs", "of " + number(s.channels) + " channels", number(x.channels));
+    if (x.tokens) {
+      if (s.multiplier != 1 || !s.window.pointwise())
+        refuse("program", "factors alone where tokens are scaled", "a window");
+      return with_residual(x, s.y);
+    }
     return with_residual(windowed(s, x, s.channels * s.multiplier), s.y);
   }
   Shape pool(const Step& s) {
@@ -209,6 +218,26 @@ class Inference {
     y.images = x.images;
     y.channels = x.channels * x.size[0] * x.size[1] * x.size[2];
     y.lead = {x.images};
+    return y;
+  }
+  // Tokens that lie as pixels do, and back.
+  Shape pixels(const Step& s) {
+    const Shape& x = image(s.x);
+    Shape y;
+    y.tokens = y.pixels = true, y.channels = x.channels, y.images = x.images, y.lead = {x.images};
+    for (int64_t d = 3 - s.dims; d < 3; ++d) y.lead.push_back(x.size[d]), y.images *= x.size[d];
+    for (int64_t d = 0; d < 3 - s.dims; ++d)
+      if (x.size[d] != 1) refuse("program", "of images with fewer sizes", number(x.size[d]));
+    return y;
+  }
+  Shape picture(const Step& s) {
+    const Shape& x = tokens(s.x, 0);
+    if (static_cast<int64_t>(x.lead.size()) != s.dims + 1)
+      refuse("inputs", number(s.dims + 2) + "-dimensional", number(x.lead.size() + 1));
+    if (dims_ < 0) dims_ = s.dims;
+    Shape y;
+    y.channels = x.channels, y.images = x.lead[0];
+    std::copy(x.lead.begin() + 1, x.lead.end(), y.size + 3 - s.dims);
     return y;
   }
   const Shape& tokens(int64_t value, int64_t channels) const {
@@ -285,7 +314,7 @@ Sizes sizes_of(const std::vector<Step>& steps, const Shape& shape) {
   }
   sizes = {shape.images, shape.channels};
   for (const Step& s : steps)
-    if (s.word == Word::kInput && !s.tokens) {
+    if ((s.word == Word::kInput && !s.tokens) || s.word == Word::kPicture) {
       sizes.insert(sizes.end(), shape.size + 3 - s.dims, shape.size + 3);
       break;
     }

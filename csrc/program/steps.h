@@ -15,6 +15,12 @@ struct Window {
   PadMode mode;
 
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
+  // One tap, nothing between or around the elements.
+  bool pointwise() const {
+    int64_t padding = 0;
+    for (int d = 0; d < 3; ++d) padding += before[d] + after[d];
+    return taps() == 1 && stride[0] * stride[1] * stride[2] == 1 && padding == 0;
+  }
   int64_t out(int dim, int64_t size) const {
     return (size + before[dim] + after[dim] - dilation[dim] * (kernel[dim] - 1) - 1) / stride[dim] +
            1;
@@ -39,6 +45,8 @@ enum class Word {
   kFlatten,
   kNorm,
   kAttention,
+  kPixels,
+  kPicture,
   kOutput,
   kTurn,  // tokens from one form to the other (tokens.h): in no text
   kTaken  // along by others (prepare.h): in no text

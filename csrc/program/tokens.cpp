@@ -18,6 +18,8 @@ std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
     case Word::kLinear:
       return tokens <= kDotTokens;
     case Word::kAttention:
+    case Word::kDepthwise:
+    case Word::kPixels:
       return false;
     case Word::kCsr:
       return s.block == 0 && tokens <= kGatherTokens;
@@ -74,6 +76,7 @@ std::vector<Step> lay_out_tokens(const std::vector<Step>& steps, std::vector<Val
       lay_tokens(values[s.out], lanes, rows);
       for (int64_t* read : {&s.x, &s.y, &s.z}) *read = turns.in_form(*read, rows);
     }
+    if (s.word == Word::kPicture) s.x = turns.in_form(s.x, false);
     turns.steps.push_back(s);
   }
   return std::move(turns.steps);

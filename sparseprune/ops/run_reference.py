@@ -1,7 +1,7 @@
 """What the steps of a program compute, in torch: the reference of the op ``run``.
 
 In between, images are [N, C, depth, height, width] and tokens
-[sequences, T, C].
+[sequences, T, C], or of pixels [N, *sizes, C].
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
 
 Weights = Sequence[Tensor]
 Layer: TypeAlias = Csr | OnTokens | Depthwise | Norm
@@ -74,6 +74,8 @@ def enter(step: Input, x: Tensor) -> Tensor:
     """An input of the op as a value."""
     if step.kind == "image":
         return x.reshape(*x.shape[:2], *(1,) * (3 - step.dims), *x.shape[2:])
+    if x.dim() == 4:
+        return x
     return x.reshape(x.shape[:-2].numel(), x.shape[-2] if x.dim() > 1 else 1, step.channels)
 
 
@@ -103,7 +105,7 @@ def _csr(step: Csr, values: dict[int, Tensor], weights: Weights) -> Tensor:
     image = x.dim() == 5
     if image:
         x = _patches(_pad(x, step.window), step.window)
-    sizes = x.shape[: 4 if image else 2]
+    sizes = x.shape[:4] if image else x.shape[:-1]
     y = multiply(x.reshape(sizes.numel(), step.cols * step.groups), stored, row, column, step.rows)
     y = (y if bias is None else y + bias.view(-1)).view(*sizes, step.rows)
     return _finish(y.permute(0, 4, 1, 2, 3) if image else y, step, values)
@@ -113,8 +115,8 @@ def _few(step: OnTokens, values: dict[int, Tensor], weights: Weights) -> Tensor:
     """The same in a format for few tokens."""
     packed, bias = tensors(step, weights)
     x = values[step.x]
-    y = multiply(x.flatten(0, 1), *FEW[type(step)].entries(*packed), step.rows)
-    y = y.view(*x.shape[:2], step.rows)
+    y = multiply(x.flatten(0, -2), *FEW[type(step)].entries(*packed), step.rows)
+    y = y.view(*x.shape[:-1], step.rows)
     return _finish(y if bias is None else y + bias.view(-1), step, values)
 
 
@@ -126,9 +128,12 @@ def _linear(step: Linear, values: dict[int, Tensor], weights: Weights) -> Tensor
 
 def _depthwise(step: Depthwise, values: dict[int, Tensor], weights: Weights) -> Tensor:
     (weight,), bias = tensors(step, weights)
+    bias = None if bias is None else bias.view(-1)
+    if values[step.x].dim() < 5:
+        y = values[step.x] * weight.view(-1)
+        return _finish(y if bias is None else y + bias, step, values)
     x, window = _pad(values[step.x], step.window), step.window
     weight = weight.view(step.channels * step.multiplier, 1, *window.kernel)
-    bias = None if bias is None else bias.view(-1)
     y = F.conv3d(x, weight, bias, window.stride, 0, window.dilation, step.channels)
     return _finish(y, step, values)
 
@@ -192,6 +197,16 @@ def _attention(step: Attention, values: dict[int, Tensor], weights: Weights) -> 
     return mixed.transpose(-2, -3).flatten(-2)
 
 
+def _pixels(step: Pixels, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x = values[step.x]
+    return x.reshape(*x.shape[:2], *x.shape[5 - step.dims :]).movedim(1, -1)
+
+
+def _picture(step: Picture, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x = values[step.x].movedim(-1, 1)
+    return x.reshape(*x.shape[:2], *(1,) * (3 - step.dims), *x.shape[2:])
+
+
 def _finish(y: Tensor, step: OnTokens | Csr | Depthwise | Add, values: dict[int, Tensor]) -> Tensor:
     if step.residual != -1:
         y = y + values[step.residual]
@@ -232,5 +247,7 @@ KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] =
     Flatten: lambda step, values, weights: values[step.x].flatten(1)[None],
     Norm: _norm,
     Attention: _attention,
+    Pixels: _pixels,
+    Picture: _picture,
 }
 """Step -> what it computes."""

@@ -26,7 +26,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
 
 _WAY_OUT = "write it with to_text"
 COUNTS: dict[type[Step], tuple[str, ...]] = {
@@ -77,8 +77,9 @@ def check_program(steps: list[Step]) -> None:
         if not isinstance(step, Output):
             defined.add(step.out)  # type: ignore[attr-defined]
     dims = {step.dims for step in steps if isinstance(step, Input) and step.kind == "image"}
+    dims |= {step.dims for step in steps if isinstance(step, (Pixels, Picture))}
     if len(dims) > 1:
-        raise bad("program", "image inputs", "of one number of dimensions", sorted(dims), _WAY_OUT)
+        raise bad("program", "images", "of one number of dimensions", sorted(dims), _WAY_OUT)
     for step in steps:
         _check_lacking(step, 3 - max(dims, default=0))
     if not any(isinstance(step, Input) for step in steps) or not isinstance(steps[-1], Output):
@@ -127,6 +128,8 @@ def _check_fields(step: Step) -> None:
         raise bad("program", f"epsilon of {step}", "a number of at least 0", step.epsilon, _WAY_OUT)
     if isinstance(step, Attention):
         _check_attention(step)
+    if isinstance(step, (Pixels, Picture)) and step.dims not in (1, 2):
+        raise bad("program", f"dims of {step}", "1 or 2", step.dims, _WAY_OUT)
     if isinstance(step, Upsample) and not all(1 <= n <= MOST_IN_WINDOW for n in step.times):
         raise bad("program", f"times of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
                   step.times, _WAY_OUT)  # fmt: skip

@@ -34,7 +34,7 @@ from sparseprune.program.steps import (
     Step,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
 
 _WAY_OUT = "save the model again"
 
@@ -175,6 +175,10 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
         return kind, channels
     if isinstance(step, Attention):
         return _attended(step, known)
+    if isinstance(step, Picture) and kind == "tokens" and channels is not None:
+        return "image", channels
+    if isinstance(step, Depthwise) and kind == "tokens":
+        return kind, _scaled(step, channels)
     if kind != "image":
         raise bad("program", f"value {step.x} of {step}", "an image", kind, _WAY_OUT)
     if isinstance(step, Flatten):
@@ -191,7 +195,15 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
             raise bad("program", f"channels of {step}", f"some of {channels}, in equal groups",
                       (step.groups, step.begin, step.count), _WAY_OUT)  # fmt: skip
         return kind, step.count
-    return kind, channels
+    return "tokens" if isinstance(step, Pixels) else kind, channels
+
+
+def _scaled(step: Depthwise, channels: int | None) -> int:
+    fits = channels in (None, step.channels) and step.multiplier == 1 and step.window == Window()
+    if not fits:
+        raise bad("program", f"value {step.x} of {step}", f"tokens of {step.channels} channels, a "
+                  "factor for each", f"{channels} channels", _WAY_OUT)  # fmt: skip
+    return step.channels
 
 
 def _attended(step: Attention, known: Known) -> tuple[str, int]:

@@ -46,7 +46,13 @@ from sparseprune.program.patterns_pool import (
     pool,
     pool_module,
 )
-from sparseprune.program.patterns_sequences import attention, layer_norm
+from sparseprune.program.patterns_sequences import (
+    attention,
+    factors,
+    layer_norm,
+    norm_function,
+    permute,
+)
 from sparseprune.program.steps import Activation, Add, Flatten, Scale
 
 
@@ -95,7 +101,9 @@ def add(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Lowered | None
 
 
 def mul(call: Call, input: Any, other: Any) -> Lowered | None:
-    """An image times one number for each of its channels."""
+    """An image times one number for each of its channels, or tokens times a parameter."""
+    if (scaled := factors(call, input, other)) is not None:
+        return scaled
     for x, by in ((input, other), (other, input)):
         shapes, gates = call.shapes(x), call.shapes(by)
         if shapes is None or gates is None or len(shapes[0]) not in (3, 4, 5):
@@ -216,6 +224,9 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     F.pad: pad,
     operator.getitem: getitem,
     attend: attention,
+    F.layer_norm: norm_function(root=False),
+    F.rms_norm: norm_function(root=True),
+    torch.permute: permute,
     **ACTIVATION_FUNCTIONS,
 }
 """Function -> pattern(call, *arguments)."""
@@ -230,6 +241,7 @@ METHODS: dict[str, Pattern] = {
     "narrow": narrow,
     "view": view,
     "reshape": view,
+    "permute": permute,
     "contiguous": identity,
     "clone": identity,
     "detach": identity,

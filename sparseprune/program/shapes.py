@@ -30,7 +30,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
 
 Size = Any
 """An int, or a torch.SymInt while a compiler traces."""
@@ -163,6 +163,8 @@ def _on_tokens(step: OnTokens, values: Values) -> Value:
 
 
 def _depthwise(step: Depthwise, values: Values) -> Value:
+    if values[step.x].kind == "tokens":
+        return _factors(step, values)
     batch, channels, *sizes = _image(step, values, step.x)
     _check(channels == step.channels, f"value {step.x} read by 'depthwise'",
            f"of {step.channels} channels", channels, "lower the model again")  # fmt: skip
@@ -170,6 +172,16 @@ def _depthwise(step: Depthwise, values: Values) -> Value:
     out = Value("image", (batch, channels * step.multiplier, *found))
     _same(step, out.shape, values, step.residual)
     return out
+
+
+def _factors(step: Depthwise, values: Values) -> Value:
+    """A factor and a shift for every channel of tokens."""
+    shape = _tokens(step, values, step.x, step.channels)
+    fits = shape[-1] == step.channels and step.multiplier == 1 and step.window == Window()
+    _check(fits, f"value {step.x} read by 'depthwise'", f"tokens of {step.channels} channels",
+           shape, "lower the model again")  # fmt: skip
+    _same(step, shape, values, step.residual)
+    return values[step.x]
 
 
 def _pool(step: Pool, values: Values) -> Value:
@@ -259,6 +271,20 @@ def _attention(step: Attention, values: Values) -> Value:
     return Value("tokens", (*query[:-1], width))
 
 
+def _pixels(step: Pixels, values: Values) -> Value:
+    batch, channels, *sizes = _image(step, values, step.x)
+    _check(len(sizes) == step.dims, f"value {step.x} read by 'pixels'",
+           f"an image of {step.dims} sizes", sizes, "lower the model again")  # fmt: skip
+    return Value("tokens", (batch, *sizes, channels))
+
+
+def _picture(step: Picture, values: Values) -> Value:
+    batch, *sizes, channels = _tokens(step, values, step.x, 0)
+    _check(len(sizes) == step.dims, f"value {step.x} read by 'picture'",
+           f"pixels of {step.dims} sizes", sizes, "lower the model again")  # fmt: skip
+    return Value("image", (batch, channels, *sizes))
+
+
 RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Csr: _csr,
     Bitmask: _on_tokens,
@@ -276,5 +302,7 @@ RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Flatten: _flatten,
     Norm: _norm,
     Attention: _attention,
+    Pixels: _pixels,
+    Picture: _picture,
 }
 """Step -> the value that it makes."""

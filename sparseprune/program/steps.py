@@ -147,7 +147,8 @@ class Depthwise(Step):
     """Channel r of out reads channel r // multiplier of x: out = act(w * x + bias + residual).
 
     Tensors: weight [channels * multiplier, taps] float32 (any shape with these elements in this
-    order), and bias where has_bias. One tap with stride 1 is a scale and shift per channel.
+    order), and bias where has_bias. One tap with stride 1 is a scale and shift per channel, of
+    tokens as well.
     """
 
     word: ClassVar[str] = "depthwise"

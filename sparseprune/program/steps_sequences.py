@@ -1,4 +1,4 @@
-"""The steps on the tokens of sequences."""
+"""The steps on the tokens of sequences, and of images."""
 
 from __future__ import annotations
 
@@ -50,3 +50,23 @@ class Attention(Step):
     head: int
     causal: int
     scale: float
+
+
+@dataclass(frozen=True)
+class Pixels(Step):
+    """An image [N, C, *sizes] of `dims` (1 or 2) sizes as tokens [N, *sizes, C]."""
+
+    word: ClassVar[str] = "pixels"
+    out: int
+    x: int
+    dims: int
+
+
+@dataclass(frozen=True)
+class Picture(Step):
+    """Tokens that were pixels as an image again."""
+
+    word: ClassVar[str] = "picture"
+    out: int
+    x: int
+    dims: int

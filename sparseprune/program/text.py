@@ -33,10 +33,10 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
 
 _ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Upsample, Add,
-        Scale, Cat, Channels, Flatten, Norm, Attention, Output)  # fmt: skip
+        Scale, Cat, Channels, Flatten, Norm, Attention, Pixels, Picture, Output)  # fmt: skip
 STEPS: dict[str, type[Step]] = {step.word: step for step in _ALL}
 """First word of a line -> its step."""
 PARTS: dict[str, type] = {"Window": Window, "Activation": Activation}

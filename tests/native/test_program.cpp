@@ -78,7 +78,16 @@ std::string image_program(const std::string& block) {
          "channels 22 9 4 2 13\n"
          "cat 23 20 22\n"
          "cat 24 23 9\n"
-         "output 24";
+         "output 24\n"
+         "pixels 25 9 2\n"
+         "norm 26 25 12 16 0 1 1e-05\n"
+         "depthwise 27 26 25 12 16 1 0" +
+         window(kOne, kOne, kNone) +
+         " silu -inf inf\n"
+         "picture 28 27 2\n"
+         "add 29 28 9 clamp 0.0 inf\n"
+         "output 29\n"
+         "output 26";
 }
 
 std::string token_program(const std::string& block) {
@@ -322,6 +331,12 @@ void check_programs(int64_t count, Random& random) {
         "input 0 image 6 2\nflatten 1 0\nlinear 2 1 1 0 4 486 0 clamp 0 0",
         "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 0",
         "input 0 image 6 2\nflatten 1 0\nbitmask 2 1 -1 0 4 486 2 clamp 0 0",
+        "input 0 image 6 2\npixels 1 0 1\noutput 1",
+        "input 0 image 6 2\npixels 1 0 3\noutput 1",
+        "input 0 image 6 2\npicture 1 0 2\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\npicture 2 1 2\noutput 2",
+        "input 0 image 6 2\npixels 1 0 2\ndepthwise 2 1 -1 0 6 1 0 1 3 3 1 1 1 0 0 0 0 0 0 1 1 1 "
+        "zeros clamp 0 0\noutput 2",
         "input 0 image 6 2\nnorm 1 0 0 6 0 1 1e-5\noutput 1",
         "input 0 image 6 2\nflatten 1 0\nnorm 2 1 0 6 0 1 1e-5\noutput 2",
         "input 0 image 6 2\nattention 1 0 0 0 0 0 0 1 6 0 1\noutput 1",

@@ -32,6 +32,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
+from sparseprune.program.steps_sequences import Attention, Norm, Pixels
 from sparseprune.program.text import STEPS, from_text, to_text
 
 NAMESPACES = ("sparseprune", "sparseprune_reference")
@@ -235,6 +236,35 @@ BAD_STEPS = {
         Csr(1, 0, -1, 0, 4, 3, 0, 0, 0, Window(), NOTHING),
         Output(1),
     ],
+    "epsilon": [Input(0, "tokens", 3, 0), Norm(1, 0, 0, 3, 0, 1, -1.0), Output(1)],
+    "centred": [Input(0, "tokens", 3, 0), Norm(1, 0, 0, 3, 0, 2, 1e-5), Output(1)],
+    "heads": [
+        Input(0, "tokens", 3, 0),
+        Attention(1, 0, 0, 0, (0, 0, 0), 0, 3, 0, 1.0),
+        Output(1),
+    ],
+    "first": [
+        Input(0, "tokens", 3, 0),
+        Attention(1, 0, 0, 0, (0, -1, 0), 1, 3, 0, 1.0),
+        Output(1),
+    ],
+    "causal": [
+        Input(0, "tokens", 3, 0),
+        Attention(1, 0, 0, 0, (0, 0, 0), 1, 3, 2, 1.0),
+        Output(1),
+    ],
+    "attention_scale": [
+        Input(0, "tokens", 3, 0),
+        Attention(1, 0, 0, 0, (0, 0, 0), 1, 3, 0, math.inf),
+        Output(1),
+    ],
+    "value_of_later": [
+        Input(0, "tokens", 3, 0),
+        Attention(1, 0, 0, 1, (0, 0, 0), 1, 3, 0, 1.0),
+        Output(1),
+    ],
+    "pixels": [Input(0, "image", 3, 2), Pixels(1, 0, 3), Output(1)],
+    "mixed_pixels": [Input(0, "image", 3, 2), Pixels(1, 0, 1), Output(1)],
     "residual": [Input(0, "image", 3, 2), Add(1, 0, -2, NOTHING), Output(1)],
 }
 
