@@ -30,9 +30,10 @@ void Part::add_input(const Step& s, int64_t origin, const Sizes& given, int64_t 
   batch = counted && (batch < 0 || batch == items) ? items : 0;
 }
 
-// In an item: one but where sequences are the items.
+// In an item: one but where items are sequences, or images of pixels.
 int64_t Part::tokens_of(const Shape& shape) const {
-  if (!sequences || !shape.tokens || shape.lead.empty() || shape.lead[0] == 0) return 1;
+  const bool several = (sequences && shape.tokens && !shape.lead.empty()) || shape.pixels;
+  if (!several || shape.lead[0] == 0) return 1;
   return std::max<int64_t>(shape.images / shape.lead[0], 1);
 }
 

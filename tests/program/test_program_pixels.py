@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from sparseprune import backends
 from sparseprune.io import load, save
 from sparseprune.program.steps import Activation, Depthwise, Input, Output, Step, Window
-from sparseprune.program.steps_sequences import Picture, Pixels
+from sparseprune.program.steps_sequences import Norm, Picture, Pixels
 from sparseprune.program.text import to_text
 
 CHANNELS = 6
@@ -135,15 +136,26 @@ def test_other_orders_stay(order: tuple[int, ...]) -> None:
 
 
 def test_pixels_shared_out_change_nothing() -> None:
-    """Image by image, or all at once."""
-    model, x = planned(sparsify(convnext()), torch.randn(1, 3, 16, 16)), torch.randn(5, 3, 20, 24)
+    """Image by image, or all at once; pixels are an output as well."""
+    steps: list[Step] = [
+        Input(0, "image", CHANNELS, 2),
+        Pixels(1, 0, 2),
+        Norm(2, 1, 0, CHANNELS, 0, 1, 1e-5),
+        Picture(3, 2, 2),
+        Output(2),
+        Output(3),
+    ]
     before = torch.get_num_threads()
     try:
-        outputs = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                outputs.append(model(x))
+        for batch, height, width in itertools.product((1, 3, 7), (5, 20), (7, 31)):
+            x, outputs = torch.randn(batch, CHANNELS, height, width), []
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                outputs.append(torch.ops.sparseprune.run([x], [torch.ones(6)], to_text(steps)))
+            expected = F.layer_norm(x.movedim(1, -1), (CHANNELS,))
+            torch.testing.assert_close(outputs[0][0], expected, rtol=2e-6, atol=2e-6)
+            for pixels, picture in outputs:
+                assert torch.equal(pixels, outputs[0][0])
+                assert torch.equal(picture, pixels.movedim(-1, 1))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(out, outputs[0]) for out in outputs)
