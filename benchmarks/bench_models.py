@@ -22,6 +22,7 @@ NETWORKS = (
     Network("vgg16_features 32x32", "vgg16_features", 1),
     Network("resnet20", "resnet20", 1),
     Network("gpt_tiny", "gpt_tiny", 1),
+    Network("vit_s16", "vit_s16", 1),
 )
 SPARSITIES = (0.8, 0.9, 0.95)
 
