@@ -22,6 +22,7 @@ NETWORKS = (
     Network("vgg16_features 32x32", "vgg16_features", 1),
     Network("resnet20", "resnet20", 1),
     Network("gpt_tiny", "gpt_tiny", 1),
+    Network("vit_s16 depth=2", "vit_s16", 1, {"depth": 2}),
 )
 SPARSITIES = (0.8, 0.9, 0.95)
 
@@ -29,7 +30,7 @@ SPARSITIES = (0.8, 0.9, 0.95)
 def build(network: Network) -> tuple[nn.Module, Tensor]:
     """The network in eval mode and its input, the same ones at every call."""
     torch.manual_seed(0)
-    return zoo.build(network.name).eval(), network.inputs()
+    return zoo.build(network.name, **network.options).eval(), network.inputs()
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.title)

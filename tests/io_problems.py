@@ -201,6 +201,7 @@ def tokens(vocab: int, *shape: int) -> Tensor:
 
 
 small = {"width": 32, "depth": 2, "heads": 4, "vocab": 50, "context": 16}
+small_image = {"width": 32, "depth": 2, "heads": 4, "image": 32}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "sequential": (sequential, lambda: image(4, 6)),
     "layers": (layers, lambda: image(2, 3, 7, 7)),
@@ -219,6 +220,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "mobilenet_v2": (lambda: zoo.build("mobilenet_v2"), lambda: image(1, 3, 64, 64)),
     "gpt": (lambda: zoo.build("gpt_tiny", **small), lambda: tokens(50, 2, 9)),
     "bert": (lambda: zoo.build("bert_base", **small, hidden=64), lambda: tokens(50, 2, 9)),
+    "vit": (lambda: zoo.build("vit_s16", **small_image), lambda: image(2, 3, 32, 32)),
 }
 
 

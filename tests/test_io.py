@@ -38,7 +38,17 @@ from sparseprune.io import load, save
 from sparseprune.nn import SparseLinear
 from sparseprune.prune import prune
 
-PLANNED = ("mlp", "residual", "separable", "regions", "lenet_5", "resnet20", "mobilenet_v2", "gpt")
+PLANNED = (
+    "mlp",
+    "residual",
+    "separable",
+    "regions",
+    "lenet_5",
+    "resnet20",
+    "mobilenet_v2",
+    "gpt",
+    "vit",
+)
 """Networks that run programs."""
 RECURRENT = ("attends", "lstm")
 """Networks with a GRU or LSTM of torch, whose bits depend on where its weights lie on some CPUs."""

@@ -9,9 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 pytest.importorskip("matplotlib")
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks is not installed
@@ -21,11 +23,16 @@ from benchmarks.peers import runtimes, timing
 from benchmarks.peers.cases import CASES, Case, prune_at_random
 from benchmarks.peers.measure import check, measure
 from benchmarks.peers.prepared import InProcess, Prepared
-from benchmarks.peers.problem import Problem
+from benchmarks.peers.problem import OLD_OPSET, Problem
 from benchmarks.peers.worker import burst
 from sparseprune import zoo
 
 TINY = Case("tiny MLP", lambda: zoo.build("mlp", width=64, depth=2), (4, 64))
+SMALL = {"width": 32, "depth": 2, "heads": 4}
+BERT = Case("BERT", lambda: zoo.build("bert_base", hidden=64, vocab=50, **SMALL), (2, 9), 50)
+GPT = Case("GPT", lambda: zoo.build("gpt2", vocab=50, **SMALL), (2, 9), 50)
+VIT = Case("ViT", lambda: zoo.build("vit_s16", image=32, **SMALL), (2, 3, 32, 32))
+CONV = Case("conv", lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)), (2, 8, 9, 9))
 QUICK = ("--seconds", "0", "--pause", "0", "--sparsity", "0.5", "0.9", "--threads", "1")
 FEW = ("--no-deepsparse", "--without", "torch compile")
 
@@ -73,16 +80,38 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tiny MLP" in capsys.readouterr().out
 
 
-def test_every_dense_runtime_agrees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [CONV, BERT, GPT, VIT], ids=lambda case: case.title)
+def test_every_dense_runtime_agrees(case: Case) -> None:
     pytest.importorskip("onnx")
     names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     here = {name for module, name in names.items() if importlib.util.find_spec(module)}
     if not here:
         pytest.skip("neither onnxruntime nor openvino is installed")
     found = [peer for peer in runtimes.PEERS if peer.name in here]
-    conv = Case("conv", lambda: nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)), (2, 8, 9, 9))
-    for row in measure(conv, 0.5, found, threads=1, seconds=0, pause_s=0):
+    for row in measure(case, 0.5, found, threads=1, seconds=0, pause_s=0):
         assert not row.note and row.times is not None
+
+
+@pytest.mark.parametrize("case", [BERT, GPT, VIT], ids=lambda case: case.title)
+def test_old_opsets_have_attention(case: Case, tmp_path: Path) -> None:
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    problem = Problem(*case.pruned(0.5), tmp_path)
+    path = problem.onnx(OLD_OPSET)
+    (used,) = onnx.load(path).opset_import
+    assert used.version == OLD_OPSET
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": np.load(problem.npy)})
+    assert not check(runtimes.DeepSparse(), torch.from_numpy(found), problem.expected)[1]
+
+
+def test_old_opsets_refuse_attention_with_options(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(3, 3))
+
+    pytest.importorskip("onnx")
+    with pytest.raises(ValueError, match="attention must be without options, got mask"):
+        Problem(Masked(), torch.randn(1, 2, 3, 4), tmp_path).onnx(OLD_OPSET)
 
 
 def test_a_wrong_output_is_refused_and_a_broken_runtime_named(
@@ -131,6 +160,20 @@ def test_stem_classifier_and_depthwise_stay_dense() -> None:
     pointwise = {n for n, m in model.named_modules() if getattr(m, "kernel_size", 0) == (1, 1)}
     assert {name for name, share in shares.items() if share} == pointwise
     assert all(shares[name] == pytest.approx(0.9, abs=1e-3) for name in pointwise)
+
+
+@pytest.mark.parametrize(
+    ("case", "dense"), [(BERT, {"pooler"}), (GPT, {"lm_head"}), (VIT, {"patch_embed.proj", "head"})]
+)
+def test_of_transformers_all_layers_between_are_pruned(case: Case, dense: set[str]) -> None:
+    model, _ = case.pruned(0.5)
+    kinds = (nn.Conv2d, nn.Linear, nn.Embedding)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    dense |= {name for name, module in layers.items() if isinstance(module, nn.Embedding)}
+    for name, layer in layers.items():
+        assert float((layer.weight == 0).float().mean()) == (0.0 if name in dense else 0.5), name
+    vectors = [vector for vector in model.parameters() if vector.dim() == 1]
+    assert all(vector.unique().numel() > 1 for vector in vectors)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ PUBLISHED = {
     "mobilenet_v1": 0.569,
     "mobilenet_v2": 0.30,
     "bert_base": 11.2,
+    "vit_b16": 17.56,
+    "vit_s16": 4.6,
 }
 
 

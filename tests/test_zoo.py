@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import fx
+from torch import fx, nn
 
 from sparseprune import zoo
+from sparseprune.zoo.vit import Attention
 
 # Small enough to run on any machine in a second each.
 SMALL = (
@@ -23,6 +24,7 @@ SMALL = (
     "mobilenet_v2",
     "shufflenet_v2",
     "efficientnet_b0",
+    "vit_s16",
     "gpt_tiny",
 )
 OUTPUT_SHAPES = {
@@ -34,6 +36,7 @@ OUTPUT_SHAPES = {
     **dict.fromkeys(("alexnet", "vgg16", "resnet18", "resnet50"), (2, 1000)),
     **dict.fromkeys(("mobilenet_v1", "mobilenet_v2", "shufflenet_v2"), (2, 1000)),
     **dict.fromkeys(("resnext50", "densenet121", "efficientnet_b0"), (2, 1000)),
+    **dict.fromkeys(("vit_b16", "vit_s16"), (2, 1000)),
     "yolov5s": (2, 255, 40 * 40 + 20 * 20 + 10 * 10),
 }
 
@@ -66,7 +69,7 @@ def test_eval_is_deterministic_finite_and_traceable(name: str) -> None:
         torch.testing.assert_close(fx.symbolic_trace(model)(x), y)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "gpt_tiny", "lenet_5", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet20", "gpt_tiny", "lenet_5", "mobilenet_v2", "vit_s16"])
 def test_dynamo_captures_one_graph(name: str) -> None:
     torch._dynamo.reset()
     model = zoo.build(name).eval()
@@ -84,6 +87,29 @@ def test_transformers_shrink_by_option(name: str) -> None:
         assert model(tokens).isfinite().all()
         shorter = model(tokens[:, :8])
     assert shorter.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "vit_s16"])
+def test_vision_transformers_shrink_by_option(name: str) -> None:
+    options = {"width": 32, "depth": 2, "heads": 4, "image": 32, "patch": 8, "num_classes": 5}
+    model, x = zoo.build(name, **options).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        y = model(x)
+        assert tuple(y.shape) == (2, 5) and y.isfinite().all()
+        assert not torch.allclose(model(x.flip(-1)), y, atol=1e-4)  # it sees where a patch is
+
+
+def test_attention_of_vit_is_torchs() -> None:
+    attention, expected = Attention(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    expected.in_proj_weight, expected.in_proj_bias = attention.qkv.weight, attention.qkv.bias
+    expected.out_proj.load_state_dict(attention.proj.state_dict())
+    x = torch.randn(2, 5, 32)
+    torch.testing.assert_close(attention(x), expected(x, x, x, need_weights=False)[0])
+
+
+def test_vit_refuses_images_that_patches_do_not_fill() -> None:
+    with pytest.raises(ValueError, match="image of 224 does not divide into patches of 15"):
+        zoo.build("vit_s16", patch=15)
 
 
 def test_gpt_does_not_look_ahead() -> None:

@@ -25,11 +25,13 @@ class Case:
         title: names it in tables and on the command line.
         build: makes the dense network.
         shape: of the input.
+        vocab: set where inputs are token numbers below it.
     """
 
     title: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
+    vocab: int | None = None
 
     def pruned(self, sparsity: float) -> tuple[nn.Module, Tensor]:
         """The network in eval mode, every pruned layer at `sparsity`, and its input.
@@ -38,10 +40,16 @@ class Case:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model, x = self.build().eval(), torch.randn(self.shape)
+            model, x = self.build().eval(), self._input()
             prune_at_random(model, sparsity)
+            tell_apart(model)
         calibrate(model, x)
         return model, x
+
+    def _input(self) -> Tensor:
+        if self.vocab is not None:
+            return torch.randint(self.vocab, self.shape)
+        return torch.randn(self.shape)
 
 
 def prune_at_random(model: nn.Module, sparsity: float) -> None:
@@ -62,6 +70,18 @@ def depthwise(model: nn.Module) -> tuple[str, ...]:
     """Names of grouped convolutions: at 95 % most of their channels would have no weight left."""
     found = (n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
     return tuple(found)
+
+
+def tell_apart(model: nn.Module) -> None:
+    """Biases and layer norms that are all zeros or ones get noise, as training would give them.
+
+    A bias that is forgotten then shows in the output, and exporters do not share equal ones.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.LayerNorm):
+            for vector in (layer.weight, layer.bias):
+                if vector is not None and vector.dim() == 1 and bool((vector == vector[0]).all()):
+                    vector.data += 0.02 * torch.randn_like(vector)
 
 
 def calibrate(model: nn.Module, x: Tensor) -> None:
@@ -103,6 +123,11 @@ def _network(title: str, name: str, batch: int) -> Case:
     )
 
 
+def _transformer(title: str, name: str, tokens: int, batch: int) -> Case:
+    title, vocab = f"{title}, {tokens} tokens, b{batch}", zoo.entry(name).vocab
+    return Case(title, lambda: zoo.build(name), (batch, tokens), vocab)
+
+
 CASES = (
     *(_mlp(rows) for rows in (128, 32, 1)),
     Case("Linear 4096x4096, 1 row", lambda: he_(nn.Linear(4096, 4096)), (1, 4096)),
@@ -120,4 +145,9 @@ CASES = (
     _network("EfficientNet-B0", "efficientnet_b0", 1),
     _network("ShuffleNetV2", "shufflenet_v2", 1),
     _network("YOLOv5s", "yolov5s", 1),
+    _network("ViT-S/16", "vit_s16", 1),
+    _transformer("BERT-base", "bert_base", 128, 1),
+    _transformer("BERT-base", "bert_base", 384, 1),
+    _transformer("BERT-base", "bert_base", 128, 16),
+    _transformer("GPT-2", "gpt2", 128, 1),
 )

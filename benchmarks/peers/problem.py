@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import attention
+
 OPSET, OLD_OPSET = 17, 13
 """The newest that this exporter writes (it has attention and layer norms), and DeepSparse reads."""
+
+attention.register(OLD_OPSET)
 
 
 @dataclass

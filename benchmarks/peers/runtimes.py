@@ -124,8 +124,8 @@ class OnnxRuntime(Peer):
         session = ort.InferenceSession(
             str(problem.onnx()), options, providers=["CPUExecutionProvider"]
         )
-        x = problem.x.numpy()
-        y = ort.OrtValue.ortvalue_from_shape_and_type(problem.expected.shape, x.dtype, "cpu")
+        x, expected = problem.x.numpy(), problem.expected.numpy()
+        y = ort.OrtValue.ortvalue_from_shape_and_type(expected.shape, expected.dtype, "cpu")
         binding = session.io_binding()
         binding.bind_cpu_input("input", x)
         binding.bind_ortvalue_output("output", y)

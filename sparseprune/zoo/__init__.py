@@ -27,6 +27,7 @@ from sparseprune.zoo.mobilenet import mobilenet_v1, mobilenet_v2
 from sparseprune.zoo.resnet import resnet18, resnet20, resnet32, resnet50, resnext50
 from sparseprune.zoo.shufflenet import shufflenet_v2
 from sparseprune.zoo.vgg import vgg16, vgg16_cifar, vgg16_features
+from sparseprune.zoo.vit import vit_b16, vit_s16
 from sparseprune.zoo.yolo import yolov5s
 
 __all__ = ["MODELS", "Entry", "build", "example_inputs", "parameter_count"]
@@ -63,6 +64,8 @@ MODELS: dict[str, Entry] = {
     "shufflenet_v2": Entry(shufflenet_v2, 2_278_604, (3, 224, 224), "torchvision: x1_0"),
     "efficientnet_b0": Entry(efficientnet_b0, 5_288_548, (3, 224, 224), "torchvision"),
     "yolov5s": Entry(yolov5s, 7_235_389, (3, 320, 320), "Ultralytics: 7.2M"),
+    "vit_b16": Entry(vit_b16, 86_567_656, (3, 224, 224), "torchvision: vit_b_16"),
+    "vit_s16": Entry(vit_s16, 22_050_664, (3, 224, 224), "timm: deit_small_patch16_224"),
     "bert_base": Entry(bert_base, 109_482_240, (128,), "Hugging Face BertModel", vocab=30522),
     "gpt2": Entry(gpt2, 124_439_808, (128,), "Hugging Face GPT2LMHeadModel", vocab=50257),
     "gpt_tiny": Entry(gpt_tiny, 3_448_320, (64,), "this library", vocab=1000),

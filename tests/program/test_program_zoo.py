@@ -30,6 +30,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
     "yolov5s": ({"classes": 2}, (3, 64, 64), 1),
     "vgg16_cifar": ({}, (3, 32, 32), 1),
     "gpt_tiny": ({}, (), 1),
+    "vit_s16": ({"image": 64, "depth": 2, "num_classes": 10}, (3, 64, 64), 1),
 }
 """Name -> options, shape of an example, number of different programs."""
 NOT_FOLDED = {"densenet121": 62}
