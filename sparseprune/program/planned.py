@@ -280,6 +280,7 @@ def become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
         "_run": lowering.function(),
         "forward": _forward_of(cls),
         "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,  # by which packages know their classes
         "__doc__": cls.__doc__,
     }
     planned = type(f"Planned{cls.__name__}", (mixin, cls), members)
