@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from sparseprune.formats import PackedWeight
 from sparseprune.io import forms
@@ -127,10 +128,10 @@ def _check_calls(lowering: Lowering, arguments: Arguments) -> None:
     _check_taken(graph, [*sizes, *arguments.names])
     (*_, output) = graph.nodes
     leaves = output.args[0]
-    if lowering.form is not None and not (
-        isinstance(leaves, list) and len(leaves) == lowering.form.num_leaves
-    ):
-        raise ValueError(f"a graph whose output is not {lowering.form.num_leaves} values")
+    if (form := lowering.form) is not None:
+        if not isinstance(leaves, list) or len(leaves) != form.num_leaves:
+            raise ValueError(f"a graph whose output is not {form.num_leaves} values")
+        pytree.tree_unflatten([torch.zeros(())] * form.num_leaves, form)  # with keys that it has
     for node in graph.nodes:
         if node.op != "call_module" or node.target not in programs:
             continue
