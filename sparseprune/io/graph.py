@@ -14,7 +14,7 @@ from torch import fx, nn
 from sparseprune import paths
 from sparseprune.io import allowed
 from sparseprune.io.values import decode, encode
-from sparseprune.program.sizes import same
+from sparseprune.program import sizes
 from sparseprune.state import changed, state_of
 
 Step = dict[str, Any]
@@ -35,7 +35,10 @@ def must_be(value: object, fixed: object, name: str) -> None:
         )
 
 
-CHECKS: dict[str, Callable[..., Any]] = {"must_be": must_be, "same": same}
+CHECKS: dict[str, Callable[..., Any]] = {
+    "must_be": must_be,
+    **{check.__name__: check for check in sizes.CHECKS},
+}
 """Functions of this package that a step may call."""
 
 

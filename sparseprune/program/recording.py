@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparseprune.errors import place, summary
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.numbers import KINDS, Number, plain
-from sparseprune.program.sizes import NUMBER, Sizes, part, same
+from sparseprune.program.sizes import NUMBER, Sizes, of_length, part, same
 from sparseprune.program.tracing import NotTraced, Tracer, run
 from sparseprune.state import unchanged
 
@@ -175,6 +175,8 @@ class ExampleTracer(Tracer):
     def create_arg(self, a: Any) -> Any:
         """As torch.fx does, with shapes as plain tuples and nodes as they are."""
         if isinstance(a, (Recorded, Number)):
+            if a.tracer is not self:
+                self._refuse("the forward keeps tensors of an earlier run")
             return a.node
         if isinstance(a, fx.Node):
             return a
@@ -249,6 +251,8 @@ class ExampleTracer(Tracer):
             parts.append(self._recorded(each, inner))
         if hasattr(value, "_fields"):
             return type(value)(*parts)
+        if node.op != "call_module":  # a split gives as many as there are
+            self._check_length(node, len(parts))
         return type(value)(parts)
 
     def _answered(
@@ -303,6 +307,11 @@ class ExampleTracer(Tracer):
         if (node, answer) not in self._settled:
             self._settled.add((node, answer))
             self.create_node("call_function", same, (node, answer), {})
+
+    def _check_length(self, node: fx.Node, count: int) -> None:
+        if BY_VALUES in node.meta:
+            self._refuse("the forward makes as many tensors as the values in one say")
+        self.create_node("call_function", of_length, (node, count), {})
 
     def _refuse(self, why: str) -> None:
         self.refusal = NotTraced(why)

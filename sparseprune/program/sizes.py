@@ -13,7 +13,7 @@ from sparseprune.program import mutation
 Known = tuple[int | float, ...]
 NUMBER = "sparseprune_number"
 """Key in the meta of nodes that are numbers, or read them."""
-MOST = 1024
+MOST = 4096
 """Shapes of inputs that are remembered."""
 
 
@@ -31,6 +31,19 @@ def same(value: Any, answer: Any) -> None:
         raise Otherwise(f"{value!r}, not {answer!r}")
 
 
+def of_length(parts: Sequence[Any], count: int) -> None:
+    """The same for the number of parts that something was split into.
+
+    Raises:
+        Otherwise: there would be another number.
+    """
+    same(len(parts), count)
+
+
+CHECKS = (same, of_length)
+"""What checks answers in a graph."""
+
+
 class Sizes:
     """The numbers that the graph of a model takes beside its tensors, for each shape of those.
 
@@ -39,7 +52,7 @@ class Sizes:
 
     Args:
         graph: of the inputs' tensors; its output is a tuple of numbers, by the names in
-            :attr:`names`, and ``same`` in it checks answers.
+            :attr:`names`, and :data:`CHECKS` in it check answers.
         names: of the numbers.
     """
 
@@ -102,7 +115,7 @@ def part(graph: fx.Graph, modules: dict[str, nn.Module]) -> Sizes | None:
     Returns:
         What tells them; None where the graph has none.
     """
-    asks = {n for n in graph.nodes if n.target is same or NUMBER in n.meta}
+    asks = {n for n in graph.nodes if n.target in CHECKS or NUMBER in n.meta}
     read = [n for n in graph.nodes if NUMBER in n.meta and not asks.issuperset(n.users)]
     if not asks:
         return None
@@ -129,6 +142,6 @@ def part(graph: fx.Graph, modules: dict[str, nn.Module]) -> Sizes | None:
 def _drop_unread(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """Nodes that nobody reads, unless they check or change something."""
     for node in reversed(list(graph.nodes)):
-        does = node.op in ("placeholder", "output") or node.target in (same, torch._assert)
+        does = node.op in ("placeholder", "output") or node.target in (*CHECKS, torch._assert)
         if not node.users and not does and not mutation.changes(node, modules):
             graph.erase_node(node)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from program_models import Lambda, assert_close, planned, programs, sparsify
 from torch import Tensor, nn
 
+from sparseprune.program import sizes
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.planned import Planned, narrow, plan, unplan
-from sparseprune.program.sizes import MOST
 from sparseprune.program.tracing import NotTraced, trace
 
 Forward = Callable[[Any, Tensor], Any]
@@ -111,6 +111,14 @@ def hashed(m: Any, x: Tensor) -> Tensor:
     return mlp(m, x) * {5: 1, 6: 2}.get(x.shape[1], 3)
 
 
+def looped(m: Any, x: Tensor) -> Tensor:
+    return torch.stack([part.sum(1) for part in mlp(m, x).split(2, 1)], 1)
+
+
+def iterated(m: Any, x: Tensor) -> Tensor:
+    return sum((row.sum(0) for row in mlp(m, x)), start=x.new_zeros(8))
+
+
 def alike(m: Any, x: Tensor) -> Tensor:
     return mlp(m, x) + (x.shape[:2] == torch.Size([2, 6])) + max(x.shape[1], 6)
 
@@ -123,6 +131,8 @@ GUARDED: dict[str, tuple[Forward, list[tuple[int, int]], list[tuple[int, int]]]]
     "squeezed": (squeezed, [(2, 6), (3, 7)], [(1, 6), (2, 1)]),
     "listed": (listed, [(2, 6), (2, 4), (1, 7)], [(2, 8), (2, 13)]),
     "hashed": (hashed, [(2, 6), (3, 6)], [(2, 5), (2, 7)]),
+    "looped": (looped, [(2, 6), (3, 6), (2, 5)], [(2, 4), (1, 1)]),
+    "iterated": (iterated, [(2, 6), (2, 1)], [(1, 6), (3, 6)]),
     "alike": (alike, [(2, 6)], [(2, 7), (1, 6), (2, 5)]),
 }
 """Forward, the (batch, length) that take its programs, and those that go layer by layer."""
@@ -173,6 +183,16 @@ def writes_buffer(m: Any, x: Tensor) -> Tensor:
     return mlp(m, x).view(*x.shape)
 
 
+KEPT: dict[Any, Tensor] = {}
+
+
+def keeps_outside(m: Any, x: Tensor) -> Tensor:
+    length = x.shape[1]
+    if length not in KEPT or len(KEPT) > 1:
+        KEPT[length] = torch.arange(length, dtype=x.dtype)[:, None]
+    return mlp(m, x) + KEPT[length]
+
+
 def random(m: Any, x: Tensor) -> Tensor:
     return mlp(m, x) + torch.rand(*x.shape)
 
@@ -192,6 +212,7 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "by_error": (by_error, "invalid for input of size"),
     "keeps_size": (keeps_size, "'seen'"),
     "writes_buffer": (writes_buffer, "writes into"),
+    "keeps_outside": (keeps_outside, "neither parameter nor buffer"),
     "random": (random, "random"),
     "other_tensor": (other_tensor, "neither parameter nor buffer"),
 }
@@ -246,10 +267,10 @@ def test_answers_are_checked(name: str) -> None:
     forward, served, refused = GUARDED[name]
     fast = planned(model(forward), tokens())
     for _ in range(2):  # found out, then looked up
-        for sizes in served:
-            check(fast, True, tokens(*sizes))
-        for sizes in refused:
-            check(fast, False, tokens(*sizes))
+        for shape in served:
+            check(fast, True, tokens(*shape))
+        for shape in refused:
+            check(fast, False, tokens(*shape))
     assert narrow(fast)
 
 
@@ -304,11 +325,12 @@ def test_layers_and_functions_are_recorded_as_torch_fx_does() -> None:
     assert not any(n.target == "dim" or n.target is getattr for n in fast._graph.nodes)
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MOST", 30)
     fast = planned(model(lambda m, x: mlp(m, x).view(*x.shape)), tokens())
-    for length in range(1, MOST + 5):
+    for length in range(1, 50):
         fast._programmed((tokens(1, length),), {})
-    assert len(fast._sizes._found) <= MOST
+    assert len(fast._sizes._found) <= 30
     check(fast, True, tokens())
 
 
