@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparseprune.errors import place, summary
 from sparseprune.program.arguments import Arguments
+from sparseprune.program.calls import ANSWERS, EFFECTS, SIZES, VALUES, Spelled, spell
 from sparseprune.program.numbers import KINDS, Number, plain
 from sparseprune.program.sizes import NUMBER, Sizes, of_length, part, same
 from sparseprune.program.tracing import NotTraced, Tracer, run
@@ -28,31 +29,6 @@ from sparseprune.state import unchanged
 
 BY_VALUES = "sparseprune_by_values"
 """Key in the meta of nodes whose sizes depend on the values in tensors."""
-SIZES = {"shape", "size", "numel", "nelement", "__len__"}
-ANSWERS = {
-    "dim", "ndim", "ndimension", "dtype", "device", "layout", "is_floating_point", "is_complex",
-    "is_signed", "is_cuda", "is_cpu", "is_meta", "is_mps", "is_sparse", "is_quantized", "is_nested",
-    "is_mkldnn", "itemsize", "element_size", "get_device", "result_type",
-}  # fmt: skip
-"""What may be asked of a tensor: the answer depends on dtypes and shapes alone."""
-VALUES = {"__bool__", "__int__", "__float__", "__index__", "__contains__", "item", "tolist",
-          "is_nonzero", "equal", "allclose"}  # fmt: skip
-"""What depends on more."""
-EFFECTS = {"__setitem__", "_assert"}
-"""What gives nothing and is part of the graph all the same."""
-OPERATORS: dict[str, Callable[..., Any]] = {
-    **{n: getattr(operator, n) for n in ("add", "mul", "sub", "matmul", "eq", "ne", "lt", "le",
-                                         "gt", "ge", "pow", "neg")},
-    **{f"__{n}__": getattr(operator, n) for n in ("getitem", "setitem", "floordiv", "invert")},
-    **{f"__{n}__": getattr(operator, f"{n}_") for n in ("and", "or")},
-    "__xor__": operator.xor, "div": operator.truediv, "remainder": operator.mod,
-}  # fmt: skip
-"""Method -> the operator as which torch.fx records it."""
-SWAPPED = {
-    "__rsub__": operator.sub, "__rpow__": operator.pow, "__rdiv__": operator.truediv,
-    "__rtruediv__": operator.truediv, "__rfloordiv__": operator.floordiv,
-    "__rmod__": operator.mod, "__rmatmul__": operator.matmul,
-}  # fmt: skip
 
 
 def record(
@@ -187,52 +163,40 @@ class ExampleTracer(Tracer):
         if self._inside_leaf or not self.is_leaf_module(m, path := self.path_of_module(m)):
             return forward(*args, **kwargs)
 
-        def alone(*args: Any, **kwargs: Any) -> Any:
+        def alone() -> Any:
             self._inside_leaf = True
             try:
                 with torch._C.DisableTorchFunction():
-                    return forward(*args, **kwargs)
+                    return forward(*plain(args), **plain(kwargs))
             finally:
                 self._inside_leaf = False
 
-        return self._record("call_module", path, alone, args, kwargs)
+        return self._record(Spelled(f"layer {path}", "call_module", path, args), alone, kwargs)
 
     def call_torch(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a function of torch gives, recorded."""
-        name = function.__name__
-        if name == "__get__":
-            name = function.__self__.__name__
-            return self._record("call_function", getattr, function, args, {}, name)
-        method = is_tensor_method_or_property(function) or getattr(Tensor, name, None) == function
-        if not method:
-            return self._record("call_function", function, function, args, kwargs, name)
-        if not kwargs and name in OPERATORS and len(args) in (1, 2, 3):
-            if len(args) == 1 and name != "neg" and name != "__invert__":
-                return self._record("call_method", name, function, args, kwargs, name)
-            return self._record("call_function", OPERATORS[name], function, args, kwargs, name)
-        if name in SWAPPED:
-            swapped = SWAPPED[name]
-            return self._record("call_function", swapped, swapped, args[::-1], kwargs, name)
-        return self._record("call_method", name, function, args, kwargs, name)
+        return self._record(
+            spell(function, args, kwargs), lambda: function(*plain(args), **plain(kwargs)), kwargs
+        )
 
-    def _record(
-        self, op: str, target: Any, run: Any, args: Any, kwargs: Any, name: str = ""
-    ) -> Any:
+    def _record(self, call: Spelled, run: Callable[[], Any], kwargs: dict[str, Any]) -> Any:
         try:
             with _Values() as values:
-                result = run(*plain(args), **plain(kwargs))
+                result = run()
         except Exception as error:  # which the forward may catch, and go another way
             self.refusal = NotTraced(summary(error))
             raise
-        if target is getattr:
-            args = (*args[:1], name)
         tensors = any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result))
-        if not tensors and name not in EFFECTS:
-            return self._answered(op, target, args, kwargs, name, result)
-        node = self.create_node(op, target, self.create_arg(args), self.create_arg(kwargs))
+        if not tensors and call.name not in EFFECTS:
+            return self._answered(call, kwargs, result)
+        node = self._node(call, kwargs)
         if values.read or any(BY_VALUES in n.meta for n in node.all_input_nodes):
             node.meta[BY_VALUES] = True
         return self._recorded(result, node)
+
+    def _node(self, call: Spelled, kwargs: dict[str, Any]) -> fx.Node:
+        args = self.create_arg(call.args), self.create_arg(kwargs)
+        return self.create_node(call.op, call.target, *args)
 
     def _recorded(self, value: Any, node: fx.Node) -> Any:
         """A result with its node, or its parts with theirs."""
@@ -255,23 +219,21 @@ class ExampleTracer(Tracer):
             self._check_length(node, len(parts))
         return type(value)(parts)
 
-    def _answered(
-        self, op: str, target: Any, args: Any, kwargs: Any, name: str, result: Any
-    ) -> Any:
+    def _answered(self, call: Spelled, kwargs: dict[str, Any], result: Any) -> Any:
         """What was asked of tensors: a number with its node, or an answer that is checked."""
-        asked = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, (Tensor, Number))]
+        name = call.name
+        leaves = pytree.tree_leaves((call.args, kwargs))
+        asked = [leaf for leaf in leaves if isinstance(leaf, (Tensor, Number))]
         if not asked:
             return result
         if name not in SIZES and name not in ANSWERS:
             self._refuse("the forward depends on the values in a tensor" if name in VALUES else
-                         f"the forward asks a tensor for {name or target!r}")  # fmt: skip
+                         f"the forward asks a tensor for {name!r}")  # fmt: skip
         if not any(isinstance(a, (Recorded, Number)) for a in asked):
             return result  # of a parameter or a buffer, which keeps its form
         if any(BY_VALUES in a.node.meta for a in asked if isinstance(a, Recorded)):
             self._refuse("the forward reads sizes that depend on the values in a tensor")
-        if name == "__len__":
-            target, args = "size", (*args, 0)
-        node = self.create_node(op, target, self.create_arg(args), self.create_arg(kwargs))
+        node = self._node(call, kwargs)
         node.meta[NUMBER] = int
         if isinstance(result, torch.Size):
             rank = self.create_node("call_method", "dim", (node.args[0],), {})
