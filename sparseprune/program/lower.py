@@ -72,7 +72,7 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     graph, sizes, form = _graph(model, arguments, probes[0])
-    probes = _served(sizes, model, probes)
+    probes = probes if sizes is None else _served(graph, sizes, model, probes)
     shapes = _shapes(model, graph, probes)
     chosen = spell(graph, shapes, lambda node: classify(node, modules, shapes) is not None)
     lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
@@ -107,17 +107,19 @@ def _graph(
         return record(model, arguments, example)
 
 
-def _served(sizes: Sizes | None, model: nn.Module, probes: list[list[Tensor]]) -> list[list[Any]]:
+def _served(
+    graph: fx.Graph, sizes: Sizes, model: nn.Module, probes: list[list[Tensor]]
+) -> list[list[Any]]:
     """What the graph takes for each probe that it serves, and for longer sequences if it does."""
-    if sizes is None:
-        return probes
-    found = [(sizes.of(model, tensors), tensors) for tensors in probes]
-    if found[0][0] is None:
+    taken = [[*n, *x] for x in probes if (n := sizes.of(model, x)) is not None]
+    if sizes.of(model, probes[0]) is None:
         raise NotTraced("the forward does not do the same again")
     with suppress(Exception):  # no sequences
         longer = [torch.cat([x, x[:, :1]], 1) for x in probes[0]]
-        found.append((sizes.of(model, longer), longer))
-    return [[*numbers, *tensors] for numbers, tensors in found if numbers is not None]
+        if (numbers := sizes.of(model, longer)) is not None:
+            Shapes(model, graph).run(*numbers, *(x.clone() for x in longer))
+            taken.append([*numbers, *longer])
+    return taken
 
 
 def _read(graph: fx.Graph, names: list[str]) -> list[str]:

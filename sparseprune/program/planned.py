@@ -37,7 +37,8 @@ def plan(model: nn.Module, example_inputs: Any) -> str | None:
 
     Args:
         model: in eval mode, with sparse layers.
-        example_inputs: as for ``convert``; other batch and image sizes work as well.
+        example_inputs: as for ``convert``; other batch and image sizes work as well, layer by layer
+            where the forward would take another branch for them.
 
     Returns:
         Why there are no programs, the model being unchanged; None where there are.

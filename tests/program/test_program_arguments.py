@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,7 @@ from program_models import assert_close, planned, programs, sparsify
 from torch import Tensor, nn
 
 from sparseprune import convert
+from sparseprune.forms import NARROW
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.planned import Planned, plan, unplan
 
@@ -107,13 +109,36 @@ def test_a_list_that_the_forward_changes_is_refused() -> None:
         assert len(unplan(model)([torch.randn(2, 8)])) == 2
 
 
-def test_convert_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARSEPRUNE_TUNE", "0")
-    model = Nested().eval()
+class Counting(Nested):
+    """Needs the number of its images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.gelu(self.first(x))) / len(x)
+
+
+def pruned(model: Nested) -> Nested:
     with torch.no_grad():
         for layer in (model.first, model.second):
             layer.weight.mul_(torch.rand_like(layer.weight) > 0.8)
+    return model.eval()
+
+
+def test_convert_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEPRUNE_TUNE", "0")
+    model = pruned(Nested())
     fast = convert(model, arguments(), keep_dense="never")
-    assert isinstance(fast, Planned)
+    assert isinstance(fast, Planned) and NARROW not in fast.report.notes
     given = arguments(5)
     assert_close(fast(*given)["y"], model(*given)["y"])
+
+
+def test_a_mapping_is_keywords_and_the_report_tells_of_narrow_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPARSEPRUNE_TUNE", "0")
+    model, x = pruned(Counting()), torch.randn(16, 8)
+    fast = convert(model, UserDict(x=x), keep_dense="never")
+    assert isinstance(fast, Planned) and NARROW in fast.report.notes
+    assert fast._programmed((x,), {}) is not None and fast._programmed((x[:2],), {}) is None
+    for given in (x, x[:2]):
+        assert_close(fast(given), model(given))

@@ -124,14 +124,22 @@ def test_files_keep_the_programs(name: str, tmp_path: Path) -> None:
         check(fast, loaded, given)
 
 
-def test_gpt2_has_one_linear_layer() -> None:
-    """Its other layers are a class of its own, which stays dense."""
+@pytest.mark.parametrize("name", ["GPT2Model", "GPT2LMHeadModel"])
+def test_gpt2_without_cache(name: str) -> None:
+    """Its layers are of a class of its own, which prune leaves and convert knows."""
     torch.manual_seed(0)
-    model = of("GPT2LMHeadModel", "GPT2Config", use_cache=False, **GPT)()
-    prune(model, 0.8)
-    inputs = words()
-    fast = convert(model, inputs, keep_dense="never")
-    check(model, fast, inputs)
+    model = of(name, "GPT2Config", use_cache=False, **GPT)()
+    with torch.no_grad():
+        for module in model.modules():
+            if type(module).__name__ == "Conv1D":
+                module.weight.mul_(torch.rand_like(module.weight) > 0.8)
+    inputs = padded()
+    fast: Any = convert(model, inputs, keep_dense="never")
+    assert isinstance(fast, Planned)
+    for given in (inputs, batches(inputs, 3), {n: x[:, :5] for n, x in inputs.items()}):
+        assert fast._programmed((), given) is not None
+        check(model, fast, given)
+    check(model, fast, {"input_ids": inputs["input_ids"]})
 
 
 def test_a_cache_that_is_given_back_is_refused_with_a_reason() -> None:
