@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def caller(model: nn.Module, inputs: Any) -> Callable[[], object]:
     """The call that example inputs stand for: a tensor, positional arguments or keywords."""
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return lambda: model(**inputs)
     if isinstance(inputs, (tuple, list)):
         return lambda: model(*inputs)

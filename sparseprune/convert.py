@@ -43,7 +43,7 @@ def convert(
     F.conv, and Conv1D of transformers are taken for the layers that they are equivalent to
     (:mod:`sparseprune.equivalents`). Batch normalisation is folded into the layer before it; a
     ReLU, ReLU6 or Hardtanh module that alone reads a packed layer joins it.
-    Where torch.fx can trace the model, whole regions of it become programs: one native call that
+    Where its forward can be traced, whole regions of it become programs: one native call that
     keeps its activations in the layout of its kernels (:mod:`sparseprune.program`), each weight
     packed as is fastest there. The fastest of dense, packed layers and programs stays.
 
@@ -56,7 +56,8 @@ def convert(
     Args:
         model: any nn.Module.
         example_inputs: what model(...) takes: a tensor, a tuple of positional arguments or a dict
-            of keywords; its shapes are what the choice is made for. Other shapes work as well.
+            of keywords, with tensors also in lists, tuples and dicts; its shapes are what the
+            choice is made for. Other shapes work as well.
         backend: "auto", or one of sparseprune.info()'s, for every packed layer; where it can take
             some layers alone, the others stay dense.
         format: "auto", or the stem of one format ("csr", "bitmask", "sell", "block", "nm").

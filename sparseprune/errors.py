@@ -63,11 +63,16 @@ def check_count(operation: str, argument: str, value: object, least: int = 1) ->
 def summary(error: BaseException) -> str:
     """Type and first sentence of an error, and the line of the user's code that raised it."""
     text = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
+    return text + place(error)
+
+
+def place(error: BaseException) -> str:
+    """The line of the user's code that raised an error, to be put behind its text."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(passed in path.parents for passed in PASSED):
-            return f"{text}, at {path.name}:{frame.lineno} ({frame.line})"
-    return text
+            return f", at {path.name}:{frame.lineno} ({frame.line})"
+    return ""
 
 
 def warn(message: str) -> None:

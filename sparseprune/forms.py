@@ -17,7 +17,7 @@ from sparseprune.formats import PackedWeight
 from sparseprune.fuse import fuse_activations
 from sparseprune.nn import SPARSE
 from sparseprune.offers import engine
-from sparseprune.program.planned import Planned, plan
+from sparseprune.program.planned import Planned, narrow, plan
 from sparseprune.program.tune import tune
 from sparseprune.report import Report
 from sparseprune.state import unchanged
@@ -26,6 +26,8 @@ from sparseprune.tuning import Times
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WHOLE_MARGIN = 0.97
 """A packed model is taken when its time is below this share of the dense one."""
+
+NARROW = "the forward branches on sizes: not all batches run as programs, others layer by layer"
 
 
 @dataclass
@@ -140,6 +142,8 @@ def _forms(
         stack.enter_context(unchanged(model))
         if (reason := plan(model, inputs)) is None:
             forms["programs"] = Form(model, own)
+            if narrow(model):
+                report.notes.append(NARROW)
             if tuning.measures() and (kept_as := tune(model, inputs, kept)) is not None:
                 report.notes.append(kept_as)
         elif len(every) > 1:

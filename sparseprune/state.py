@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from sparseprune.copying import HOOKS
 from sparseprune.formats import PackedWeight
 from sparseprune.nn import LEAVES
+from sparseprune.program.numbers import Number
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def changed(traced: nn.Module, before: State) -> str | None:
     for path, now in state_of(traced).items():
         old = before.get(path, {})
         for name, value in now.items():
-            made = any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves(value))
+            made = any(isinstance(leaf, (fx.Proxy, Number)) for leaf in pytree.tree_leaves(value))
             if made or (type(value) in PLAIN and (name not in old or _differ(old[name], value))):
                 return f"{path}.{name}".removeprefix(".")
     return None

@@ -14,6 +14,7 @@ from torch import fx, nn
 from sparseprune import paths
 from sparseprune.io import allowed
 from sparseprune.io.values import decode, encode
+from sparseprune.program import sizes
 from sparseprune.state import changed, state_of
 
 Step = dict[str, Any]
@@ -32,6 +33,13 @@ def must_be(value: object, fixed: object, name: str) -> None:
             f"forward: argument {name!r} must be {fixed!r}, the value that the saved graph was "
             f"traced with, got a {type(value).__name__}; load(path, model=...) restores the class"
         )
+
+
+CHECKS: dict[str, Callable[..., Any]] = {
+    "must_be": must_be,
+    **{check.__name__: check for check in sizes.CHECKS},
+}
+"""Functions of this package that a step may call."""
 
 
 class _Tracer(fx.Tracer):
@@ -124,8 +132,8 @@ def to_steps(graph: fx.Graph) -> list[Step]:
 def _target_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
-    if node.target is must_be:
-        return "must_be"
+    if (own := next((n for n, f in CHECKS.items() if f is node.target), None)) is not None:
+        return own
     name = allowed.function_name(node.target)  # type: ignore[arg-type]
     if name is None:
         name = getattr(node.target, "__qualname__", repr(node.target))
@@ -194,8 +202,8 @@ def _target(op: str, target: object, args: tuple[Any, ...], model: nn.Module) ->
 
 
 def _function(name: str, args: tuple[Any, ...]) -> Callable[..., Any]:
-    if name == "must_be":
-        return must_be
+    if name in CHECKS:
+        return CHECKS[name]
     if name not in allowed.FUNCTIONS:
         raise ValueError(f"function {name!r} is not allowed")
     # a literal from the list: an attribute named by a computed string could be any

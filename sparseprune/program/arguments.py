@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
+LISTS = (list, tuple)
 Call: TypeAlias = tuple[list[Any], dict[str, Any]]
 
 
 def as_call(example: Any) -> Call:
     """Positional and keyword arguments of example inputs: a tensor, a tuple or a dict."""
-    if isinstance(example, dict):
+    if isinstance(example, Mapping):
         return [], dict(example)
     if isinstance(example, (tuple, list)):
         return list(example), {}
@@ -38,12 +39,15 @@ class TensorForm:
 class Arguments:
     """The form of one call: later calls of the same form fit what was traced with it.
 
+    Tensors may lie in lists, tuples and dicts.
+
     Args:
         model: whose forward is called.
         example: what it was called with.
 
     Raises:
-        ValueError: arguments that are neither tensors nor plain, or not float32 on the CPU.
+        ValueError: arguments that are neither tensors nor plain nor made of those, or tensors that
+            are not on the CPU.
     """
 
     def __init__(self, model: nn.Module, example: Any) -> None:
@@ -56,15 +60,17 @@ class Arguments:
     def _set(self, order: list[str], args: list[Any], kwargs: dict[str, Any]) -> None:
         self._order, self._args, self._kwargs = order, args, kwargs
         labels = [*order, *(f"extra_{i}" for i in range(len(args)))][: len(args)]
-        forms = {**dict(zip(labels, args, strict=True)), **kwargs}
-        self.names = [f"{n}_" for n, form in forms.items() if isinstance(form, TensorForm)]
+        self.names: list[str] = []
+        for label, form in (*zip(labels, args, strict=True), *kwargs.items()):
+            self.names += _names(label, form, self.names)
         if not self.names:
             raise ValueError("no argument of the forward is a tensor")
 
     def spec(self) -> tuple[list[str], list[Any], dict[str, Any]]:
         """Names by position, and the form of each argument given by position and by keyword.
 
-        A form is a TensorForm, or the plain value that the argument must have.
+        A form is a TensorForm, the plain value that the argument must have, or a list, tuple or
+        dict of forms.
         """
         return self._order, self._args, self._kwargs
 
@@ -92,25 +98,17 @@ class Arguments:
                 return None
             values.append(kwargs[name])
             forms.append(form)
-        found = []
+        found: list[Tensor] = []
         for value, form in zip(values, forms, strict=True):
-            if isinstance(form, TensorForm):
-                if not isinstance(value, Tensor) or not form.fits(value):
-                    return None
-                found.append(value)
-            elif type(value) is not type(form) or value != form:
+            if not _fits(value, form, found):
                 return None
         return found
 
     def filled(self, tensors: Sequence[Any]) -> Call:
         """The call with these in place of its tensors."""
         given = iter(tensors)
-        args = [next(given) if isinstance(form, TensorForm) else form for form in self._args]
-        kwargs = {
-            name: next(given) if isinstance(form, TensorForm) else form
-            for name, form in self._kwargs.items()
-        }
-        return args, kwargs
+        args = [_filled(form, given) for form in self._args]
+        return args, {name: _filled(form, given) for name, form in self._kwargs.items()}
 
 
 def _form(value: Any) -> Any:
@@ -120,7 +118,54 @@ def _form(value: Any) -> Any:
         return TensorForm(value.dtype, value.dim())
     if isinstance(value, PLAIN):
         return value
+    if type(value) in LISTS:
+        return type(value)([_form(v) for v in value])
+    if type(value) is dict and all(type(key) in (str, int) for key in value):
+        return {key: _form(v) for key, v in value.items()}
     raise ValueError(f"an argument is a {type(value).__name__}, neither a tensor nor plain")
+
+
+def _names(label: str, form: Any, taken: Sequence[str]) -> list[str]:
+    """A name for every tensor in a form."""
+    if isinstance(form, TensorForm):
+        name = f"{label}_"
+        while name in taken:
+            name += "_"
+        return [name]
+    found: list[str] = []
+    parts = form.values() if isinstance(form, dict) else form if isinstance(form, LISTS) else ()
+    for i, part in enumerate(parts):
+        found += _names(f"{label}_{i}", part, [*taken, *found])
+    return found
+
+
+def _fits(value: Any, form: Any, found: list[Tensor]) -> bool:
+    """Whether a value has this form; its tensors are put into `found`."""
+    if isinstance(form, TensorForm):
+        fits = isinstance(value, Tensor) and form.fits(value)
+        if fits:
+            found.append(value)
+        return fits
+    if type(value) is not type(form):
+        return False
+    if isinstance(form, LISTS):
+        pairs = zip(value, form, strict=False)
+        return len(value) == len(form) and all(_fits(v, f, found) for v, f in pairs)
+    if isinstance(form, dict):
+        same = list(value) == list(form)  # in this order, in which a forward may read it
+        return same and all(_fits(value[key], f, found) for key, f in form.items())
+    return bool(value == form)
+
+
+def _filled(form: Any, given: Iterator[Any]) -> Any:
+    """A form with the next of these in place of every tensor."""
+    if isinstance(form, TensorForm):
+        return next(given)
+    if isinstance(form, LISTS):
+        return type(form)([_filled(f, given) for f in form])
+    if isinstance(form, dict):
+        return {key: _filled(f, given) for key, f in form.items()}
+    return form
 
 
 def _in_order(order: Sequence[str], args: Sequence[Any], kwargs: dict[str, Any]) -> Call:

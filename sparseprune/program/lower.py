@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from sparseprune.program import mutation
 from sparseprune.program.arguments import Arguments
@@ -18,7 +21,9 @@ from sparseprune.program.inlining import inline, write_out
 from sparseprune.program.moves import Probes
 from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
 from sparseprune.program.program import Program
+from sparseprune.program.recording import record
 from sparseprune.program.regions import Before, Kinds, Region, find, in_order
+from sparseprune.program.sizes import Sizes, compiled
 from sparseprune.program.spellings import drop_sizes, spell
 from sparseprune.program.steps import Input, Output
 from sparseprune.program.text import to_text
@@ -29,10 +34,32 @@ Modules = dict[str, nn.Module]
 
 @dataclass
 class Lowering:
-    """A graph that calls programs, and those programs by the name of their submodule."""
+    """A graph that calls programs.
+
+    Attributes:
+        graph: takes the numbers of ``sizes``, then the tensors of a call.
+        programs: by the name of their submodule.
+        sizes: what tells those numbers, and which calls the graph serves; None where it takes none.
+        form: the structure of the output, whose leaves the graph gives; None where it gives it.
+    """
 
     graph: fx.Graph
     programs: dict[str, Program]
+    sizes: Sizes | None = None
+    form: pytree.TreeSpec | None = None
+
+    def function(self) -> Callable[..., Any]:
+        """The graph as a method; the program itself where there is nothing else (2 us a call)."""
+        if (form := self.form) is not None:
+            leaves = compiled(self.graph)
+            return lambda model, *taken: pytree.tree_unflatten(leaves(model, *taken), form)
+        *inputs, call, output = self.graph.nodes
+        alone = call.op == "call_module" and call.args == tuple(inputs) and output.args == (call,)
+        if alone and all(node.op == "placeholder" for node in inputs):
+            name = str(call.target)
+            return lambda model, *tensors: model._modules[name](*tensors)
+        run: Callable[..., Any] = compiled(self.graph)
+        return run
 
 
 def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) -> Lowering:
@@ -46,8 +73,9 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     Raises:
         NotTraced: there is no graph, or nothing in it for a program.
     """
-    graph = write_out(model, arguments) or trace(model, arguments)
     modules = dict(model.named_modules(remove_duplicate=False))
+    graph, sizes, form = _graph(model, arguments, probes[0])
+    probes = probes if sizes is None else _served(graph, sizes, model, probes)
     found = _probe(model, graph, probes)
     if inline(graph, modules, found):
         found = _probe(model, graph, probes)
@@ -72,8 +100,49 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
         while name in model._modules or hasattr(model, name):
             name += "_"
         programs[name] = _program(region, lowered, kinds, shapes).bind(model)
-    return Lowering(_contract(graph, dict(zip(programs, regions, strict=True)), lowered, kinds,
-                              before), programs)  # fmt: skip
+    graph = _contract(graph, dict(zip(programs, regions, strict=True)), lowered, kinds, before)
+    if sizes is not None:
+        sizes = sizes.only(_read(graph, sizes.names), modules)
+    return Lowering(graph, programs, sizes, form)
+
+
+def _graph(
+    model: nn.Module, arguments: Arguments, example: list[Tensor]
+) -> tuple[fx.Graph, Sizes | None, pytree.TreeSpec | None]:
+    """The graph of the forward; what it needs to know of sizes; the structure of its output."""
+    if (written := write_out(model, arguments)) is not None:
+        return written, None, None
+    try:
+        return trace(model, arguments), None, None
+    except NotTraced:
+        return record(model, arguments, example)
+
+
+def _served(
+    graph: fx.Graph, sizes: Sizes, model: nn.Module, probes: list[list[Tensor]]
+) -> list[list[Any]]:
+    """What the graph takes for each probe that it serves, and for longer sequences if it does."""
+    taken = [[*n, *x] for x in probes if (n := sizes.of(model, x)) is not None]
+    if sizes.of(model, probes[0]) is None:
+        raise NotTraced("the forward does not do the same again")
+    with suppress(Exception):  # no sequences
+        longer = [torch.cat([x, x[:, :1]], 1) for x in probes[0]]
+        if (numbers := sizes.of(model, longer)) is not None:
+            Shapes(model, graph).run(*numbers, *(x.clone() for x in longer))
+            taken.append([*numbers, *longer])
+    return taken
+
+
+def _read(graph: fx.Graph, names: list[str]) -> list[str]:
+    """Those numbers that the graph still reads; the others are no longer taken."""
+    read = []
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.target in names:
+            if node.users:
+                read.append(str(node.target))
+            else:
+                graph.erase_node(node)
+    return read
 
 
 Probe = Callable[[Any], "tuple[Shape, ...] | None"]

@@ -65,7 +65,8 @@ def same_memory(
         group = {node}
         if not _fresh(node, modules) or changes(node, modules):
             for source in node.all_input_nodes:
-                group |= groups[source]
+                if source.type not in (int, float):  # a number is no memory
+                    group |= groups[source]
         for member in group:
             groups[member] = group
     return groups.__getitem__

@@ -18,6 +18,7 @@ from sparseprune.formats import PackedWeight
 from sparseprune.program.arguments import Arguments, as_call
 from sparseprune.program.lower import Lowering, lower
 from sparseprune.program.program import Program
+from sparseprune.program.sizes import Sizes
 from sparseprune.program.tracing import NotTraced
 from sparseprune.state import unchanged
 
@@ -36,7 +37,8 @@ def plan(model: nn.Module, example_inputs: Any) -> str | None:
 
     Args:
         model: in eval mode, with sparse layers.
-        example_inputs: as for ``convert``; other batch and image sizes work as well.
+        example_inputs: as for ``convert``; other batch and image sizes work as well, layer by layer
+            where the forward would take another branch for them.
 
     Returns:
         Why there are no programs, the model being unchanged; None where there are.
@@ -61,6 +63,11 @@ def plan(model: nn.Module, example_inputs: Any) -> str | None:
         if isinstance(model, Planned):
             unplan(model)
         return summary(error)
+
+
+def narrow(model: nn.Module) -> bool:
+    """Whether a planned model was tried with another batch and went layer by layer."""
+    return isinstance(model, Planned) and model._sizes is not None and model._sizes.narrow
 
 
 def unplan(model: nn.Module) -> nn.Module:
@@ -94,7 +101,8 @@ def _probes(model: nn.Module, arguments: Arguments, example: list[Tensor]) -> li
         return [example]
     more = [torch.cat([x, x[:1]]) for x in example]
     try:
-        _call(model, arguments, more)
+        with unchanged(model):
+            _call(model, arguments, more)
     except Exception:  # a model for one batch size
         return [example]
     return [example, more]
@@ -115,6 +123,8 @@ def _differs(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]])
     for tensors in probes:
         args, kwargs = arguments.filled([x.clone() for x in tensors])
         if model._programmed(args, kwargs) is None:  # type: ignore[operator]
+            if tensors is not probes[0]:
+                continue
             return "the programs do not serve the example itself"
         with unchanged(model):
             got, form = pytree.tree_flatten(_call(model, arguments, tensors))
@@ -151,16 +161,18 @@ class Planned:
     _arguments: Arguments
     _program_names: tuple[str, ...]
     _graph: fx.Graph
+    _sizes: Sizes | None
+    _form: pytree.TreeSpec | None
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """The programs where the call fits them, else the forward of the class."""
-        tensors = self._programmed(args, kwargs)
-        if tensors is None:
+        taken = self._programmed(args, kwargs)
+        if taken is None:
             return type(self)._unplanned.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
-        return self._run(*tensors)  # type: ignore[attr-defined]
+        return self._run(*taken)  # type: ignore[attr-defined]
 
-    def _programmed(self, args: Any, kwargs: Any) -> list[Tensor] | None:
-        """The tensors of a call that the programs serve, or None."""
+    def _programmed(self, args: Any, kwargs: Any) -> list[Any] | None:
+        """What the graph takes of a call that the programs serve, or None."""
         if self.training:  # type: ignore[attr-defined]
             return None
         tensors = self._arguments.tensors(args, kwargs)
@@ -168,10 +180,16 @@ class Planned:
             return None
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return None
+        numbers: tuple[Any, ...] | None = ()
+        if self._sizes is not None:  # which are looked up: no graph of torch.compile's
+            compiling = torch.compiler.is_compiling()
+            numbers = None if compiling else self._sizes.of(self, tensors)  # type: ignore[arg-type]
+        if numbers is None:
+            return None
         if not torch.compiler.is_compiling():
             for name in self._program_names:
                 self._modules[name].refresh()  # type: ignore[attr-defined]
-        return tensors
+        return [*numbers, *tensors]
 
     def _as_planned(self) -> bool:
         """Whether every module is the one it was, and nobody watches what it does."""
@@ -258,9 +276,12 @@ def become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
         "_arguments": arguments,
         "_program_names": tuple(lowering.programs),
         "_graph": lowering.graph,
-        "_run": _function(lowering.graph),
+        "_sizes": lowering.sizes,
+        "_form": lowering.form,
+        "_run": lowering.function(),
         "forward": _forward_of(cls),
         "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,  # by which packages know their classes
         "__doc__": cls.__doc__,
     }
     planned = type(f"Planned{cls.__name__}", (mixin, cls), members)
@@ -278,16 +299,3 @@ def _forward_of(cls: type[nn.Module]) -> Any:
         return self._forward(*args, **kwargs)
 
     return forward
-
-
-def _function(graph: fx.Graph) -> Any:
-    """The graph as a method; the program itself where there is nothing else (2 us a call)."""
-    *inputs, call, output = graph.nodes
-    alone = call.op == "call_module" and call.args == tuple(inputs) and output.args == (call,)
-    if alone and all(node.op == "placeholder" for node in inputs):
-        name = str(call.target)
-        return lambda self, *tensors: self._modules[name](*tensors)
-    code = graph.python_code("self")
-    scope = dict(code.globals)
-    exec(compile(code.src, "<forward planned by sparseprune>", "exec"), scope)
-    return scope["forward"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from sparseprune.copying import copy_with
 from sparseprune.errors import summary
@@ -21,7 +22,7 @@ class NotTraced(Exception):
     """Why a model has no graph."""
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Sparse layers are leaves; only the tensors among the arguments become placeholders."""
 
     trace_asserts = True
@@ -45,11 +46,17 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Any, list[Any]]:
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._arguments.names]
 
-        def run(root: nn.Module, *tensors: Any) -> Any:
-            args, kwargs = self._arguments.filled(tensors)
-            return root_fn(root, *args, **kwargs)
+        return lambda root, *tensors: self.call(root_fn, root, tensors), [self.root, *proxies]
 
-        return run, [self.root, *proxies]
+    def call(self, root_fn: Callable[..., Any], root: nn.Module, tensors: Sequence[Any]) -> Any:
+        """What the forward gives for these tensors."""
+        args, kwargs = self._arguments.filled(tensors)
+        given, form = pytree.tree_flatten((args, kwargs))
+        result = root_fn(root, *args, **kwargs)
+        left, now = pytree.tree_flatten((args, kwargs))
+        if form != now or any(a is not b for a, b in zip(given, left, strict=True)):
+            raise NotTraced("the forward changes a list or dict that it was given")
+        return result
 
 
 def trace(model: nn.Module, arguments: Arguments) -> fx.Graph:
@@ -58,10 +65,19 @@ def trace(model: nn.Module, arguments: Arguments) -> fx.Graph:
     Raises:
         NotTraced: the forward branches on values, draws random numbers or makes tensors.
     """
+    return run(Tracer(arguments), model)
+
+
+def run(tracer: Tracer, model: nn.Module) -> fx.Graph:
+    """The graph that a tracer finds, on a copy of the model.
+
+    Raises:
+        NotTraced: it finds none, or one that does less than the forward.
+    """
     drawn = torch.get_rng_state()
     copy = copy_with(model, {})  # tracing runs the forward and may leave its placeholders behind
     try:
-        graph = _Tracer(arguments).trace(copy)
+        graph = tracer.trace(copy)
     except NotTraced:
         raise
     except Exception as error:  # the model's own code
