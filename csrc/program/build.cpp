@@ -38,6 +38,7 @@ std::vector<Step> without_copies(std::vector<Step> steps, const std::vector<Valu
     if (s.x >= 0) s.x = source[s.x];
     if (s.y >= 0) s.y = source[s.y];
     if (s.z >= 0) s.z = source[s.z];
+    if (s.mask >= 0) s.mask = source[s.mask];
     if (s.word == Word::kAdaptive && same_size(values[s.x].shape, values[s.out].shape))
       source[s.out] = s.x;
   }

@@ -72,12 +72,15 @@ void Builder::attention(const Step& s) {
   plan_->multiply_adds += 2 * query.shape.images * keys * s.heads * s.head;
   const int64_t scratch = (2 * s.head + k.width) * lanes_;
   const Plan* plan = plan_.get();
-  work(static_cast<int64_t>(tasks.size()) * s.heads, {s.x, s.y, s.z}, s.out,
+  const Planes mask = s.mask >= 0 ? value(s.mask).planes : Planes{};
+  work(static_cast<int64_t>(tasks.size()) * s.heads, {s.x, s.y, s.z, s.mask}, s.out,
        [=, step = s](const Call& call, int64_t i) {
          const auto& [sequence, part] = tasks[i / step.heads];
          const int64_t channel = i % step.heads * step.head;
          const float *from = plan->at(call, step.x), *keys_at = plan->at(call, step.y);
          const float* values_at = plan->at(call, step.z);
+         const float* added = nullptr;
+         if (step.mask >= 0) added = plan->at(call, step.mask) + at(mask, part.tile, 0, part.lane);
          std::vector<Keys> tiles;
          for (const Stretch& other : seen[sequence])
            tiles.push_back({keys_at + at(k, other.tile, step.first[1] + channel, other.lane),
@@ -91,7 +94,8 @@ void Builder::attention(const Step& s) {
                                plan->at(call, step.out) + at(y, part.tile, channel, part.lane),
                                y.plane};
          plane_kernels().attend(queries, tiles.data(), static_cast<int64_t>(tiles.size()),
-                                {step.head, step.scale, step.causal}, panel_scratch(scratch));
+                                {step.head, step.scale, step.causal, added, mask.plane},
+                                panel_scratch(scratch));
        });
 }
 

@@ -14,6 +14,7 @@ void Part::add(Step s, int64_t origin) {
   if (s.x >= 0) s.x = numbers.at(s.x);
   if (s.y >= 0) s.y = numbers.at(s.y);
   if (s.z >= 0) s.z = numbers.at(s.z);
+  if (s.mask >= 0) s.mask = numbers.at(s.mask);
   if (s.out >= 0) s.out = numbers.emplace(s.out, numbers.size()).first->second;
   steps.push_back(s);
   origins.push_back(origin);
@@ -83,6 +84,7 @@ void Cut::add(const Step& s, int64_t origin) {
     cross(s.x);
     cross(s.y);
     cross(s.z);
+    cross(s.mask);
     tokens.add(s, origin);
   }
 }

@@ -141,6 +141,7 @@ void read_norm(Line& line, Step& s) {
 }
 void read_attention(Line& line, Step& s) {
   s.x = line.integer(), s.y = line.integer(), s.z = line.integer();
+  s.mask = line.within(-1, kMost);
   for (int64_t& first : s.first) first = line.within(0, kMost);
   s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
   s.causal = line.within(0, 1), s.scale = static_cast<float>(line.number());

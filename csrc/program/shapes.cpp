@@ -118,7 +118,8 @@ class Inference {
     const int64_t place = s.tokens ? rank - 1 : 1;
     if (rank < 1 || (!s.tokens && rank != s.dims + 2))
       refuse("inputs", number(s.dims + 2) + "-dimensional", number(rank) + " dimensions");
-    if (sizes[place] != s.channels)
+    if (s.tokens && s.channels == 0) shape.channels = sizes[place];  // any number
+    if (sizes[place] != shape.channels)
       refuse("inputs", "of " + number(s.channels) + " features or channels", number(sizes[place]));
     shape.images = 1;
     if (s.tokens) {
@@ -260,6 +261,12 @@ class Inference {
     if (y.lead.empty() || k.lead.empty() || k.lead != v.lead ||
         sequences(y.lead) != sequences(k.lead) || k.lead.back() < 1)
       refuse("inputs", "sequences of queries, keys and values", "others");
+    if (s.mask >= 0) {
+      const Shape& mask = tokens(s.mask, k.lead.back());
+      if (mask.images != y.images || mask.channels != k.lead.back() || mask.lead.empty() ||
+          mask.lead[0] != y.lead[0])
+        refuse("inputs", "masks of every query and key", "others");
+    }
     y.channels = width;
     return y;
   }

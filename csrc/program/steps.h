@@ -58,6 +58,7 @@ struct Step {
   int64_t out = -1, x = -1;
   int64_t y = -1;       // the second value: residual, by, y, key
   int64_t z = -1;       // the third: value
+  int64_t mask = -1;    // the fourth: what is added to scores
   int64_t tensors = 0;  // index of its first tensor
   int64_t rows = 0, cols = 0, block = 0, groups = 1, has_bias = 0;
   int64_t channels = 0, multiplier = 1, dims = 2;

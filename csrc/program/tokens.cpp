@@ -31,7 +31,7 @@ std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
 // What the first reader with a wish asks of an input; rows, which are copied as they are, if none.
 bool input_rows(const std::vector<Step>& steps, int64_t input, int64_t tokens) {
   for (const Step& s : steps)
-    if (s.x == input || s.y == input || s.z == input)
+    if (s.x == input || s.y == input || s.z == input || s.mask == input)
       if (const auto wish = wants_rows(s, tokens)) return *wish;
   return true;
 }
@@ -74,7 +74,7 @@ std::vector<Step> lay_out_tokens(const std::vector<Step>& steps, std::vector<Val
                             ? input_rows(steps, s.out, tokens)
                             : wants_rows(s, tokens).value_or(values[s.x].rows_form);
       lay_tokens(values[s.out], lanes, rows);
-      for (int64_t* read : {&s.x, &s.y, &s.z}) *read = turns.in_form(*read, rows);
+      for (int64_t* read : {&s.x, &s.y, &s.z, &s.mask}) *read = turns.in_form(*read, rows);
     }
     if (s.word == Word::kPicture) s.x = turns.in_form(s.x, false);
     turns.steps.push_back(s);

@@ -191,10 +191,16 @@ def _attention(step: Attention, values: dict[int, Tensor], weights: Weights) -> 
         values[read][..., first : first + width].unflatten(-1, (step.heads, step.head))
         for read, first in zip((step.x, step.key, step.value), step.first, strict=True)
     )
-    mixed = F.scaled_dot_product_attention(
-        *(x.transpose(-2, -3) for x in (q, k, v)), is_causal=bool(step.causal), scale=step.scale
-    )
-    return mixed.transpose(-2, -3).flatten(-2)
+    scores = q.transpose(-2, -3) @ k.movedim(-3, -1) * step.scale
+    if step.mask != -1:
+        scores = scores + values[step.mask].reshape(-1, 1, *scores.shape[-2:])
+    if step.causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~seen, -torch.inf)
+    unseen = (scores == -torch.inf).all(-1, keepdim=True)
+    mixed = scores.softmax(-1).masked_fill(unseen, 0) @ v.transpose(-2, -3)
+    y: Tensor = mixed.transpose(-2, -3).flatten(-2)
+    return y
 
 
 def _pixels(step: Pixels, values: dict[int, Tensor], weights: Weights) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import matmul
+from operator import add, matmul
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from sparseprune.program.moves import Probes, back, factor, first_channel, joine
 from sparseprune.program.steps import Triple
 
 PRODUCTS = ("matmul", "bmm", torch.matmul, torch.bmm, matmul)
+SCORES = "sparseprune_scores"
+"""Key in the meta of a node that makes a mask numbers."""
 SOFTMAXES = ("softmax", torch.softmax, F.softmax)
 
 
@@ -31,18 +33,22 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    mask: Tensor | None,
     first: Triple,
     heads: int,
     head: int,
     causal: bool,
     scale: float,
 ) -> Tensor:
-    """softmax(scale q k^T) v of every head; [..., tokens, channels], heads from `first` on."""
+    """softmax(scale q k^T + mask) v of every head, which begin at channels `first`.
+
+    query, key, value: [..., tokens, channels]; mask: [..., 1, queries, keys].
+    """
     q, k, v = (
         x[..., at : at + heads * head].unflatten(-1, (heads, head)).transpose(-2, -3)
         for x, at in zip((query, key, value), first, strict=True)
     )
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
     return mixed.transpose(-2, -3).flatten(-2)
 
 
@@ -68,6 +74,7 @@ class _Core:
     turned: bool  # k is [..., channels, tokens]
     causal: bool
     scale: float | None
+    mask: Any
     inner: list[fx.Node]
 
 
@@ -85,12 +92,12 @@ def _fused(node: Any, probes: Probes) -> _Core | None:
         scale: Any = None,
         enable_gqa: Any = False,
     ) -> _Core | None:
-        if attn_mask is not None or dropout_p != 0 or type(is_causal) is not bool:
+        if dropout_p != 0 or type(is_causal) is not bool:
             return None
         number = None if scale is None else probes.number(scale)
         if scale is not None and number is None:
             return None
-        return _Core(node, query, key, value, False, is_causal, number, [])
+        return _Core(node, query, key, value, False, is_causal, number, attn_mask, [])
 
     return core(*node.args, **node.kwargs)
 
@@ -103,14 +110,18 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
     if not _is_softmax(weights, modules, probes) or not isinstance(value, fx.Node):
         return None
     inner = [weights]
-    scores, scale = _scaled(weights.args[0], probes, inner)
+    scores, mask = weights.args[0], None
+    if isinstance(scores, fx.Node) and scores.target in (add, torch.add) and len(scores.args) == 2:
+        inner.append(scores)
+        scores, mask = scores.args
+    scores, scale = _scaled(scores, probes, inner)
     if not isinstance(scores, fx.Node) or scores.target not in PRODUCTS or len(scores.args) != 2:
         return None
     inner.append(scores)
     query, key = list[Any](scores.args)
     if any(len(n.users) != 1 for n in inner):
         return None
-    return _Core(node, query, key, value, True, False, scale, inner)
+    return _Core(node, query, key, value, True, False, scale, mask, inner)
 
 
 def _is_softmax(node: Any, modules: dict[str, nn.Module], probes: Probes) -> bool:
@@ -158,6 +169,39 @@ def _found(core: _Core, probes: Probes) -> Found | None:
     forward = [core.node] if len(shape) == 3 else joined(core.node, heads, head, probes)
     if forward is None:
         return None
-    arguments = (*(s for s, _ in sources), tuple(f for _, f in sources), heads, head, core.causal,
-                 scale)  # fmt: skip
-    return Found(forward[-1], arguments, [n for n in (*chains, *forward) if n is not forward[-1]])
+    mask, made = None, list[fx.Node]()
+    if core.mask is not None:
+        mask, made = _scores(core, probes)
+        if mask is None:
+            return None
+    firsts = tuple(first for _, first in sources)
+    arguments = (*(s for s, _ in sources), mask, firsts, heads, head, core.causal, scale)
+    chain = [*chains, *made, *forward[:-1]]
+    return Found(forward[-1], arguments, [n for n in chain if n is not forward[-1]])
+
+
+def _scores(core: _Core, probes: Probes) -> tuple[fx.Node | None, list[fx.Node]]:
+    """What a mask adds to scores, and the nodes that make it of True and False.
+
+    Where it has no number for each query of each sequence, None.
+    """
+    flags = all(core.mask.name in found for found in probes.flags)
+    for p, shapes in enumerate(probes.shapes):
+        query, key = probes.shape(p, core.query), probes.shape(p, core.key)
+        found = (probes.flags[p] if flags else shapes).get(core.mask.name)
+        keys = key[-1 if core.turned else -2] if key else 0
+        if not query or len(query) != 4 or found != (query[0], 1, query[2], keys):
+            return None, []
+    if not flags:
+        return core.mask, []
+    for user in core.mask.users:  # other layers have the same mask
+        if user.meta.get(SCORES):
+            return next(iter(user.users)), []
+    with core.mask.graph.inserting_after(core.mask):
+        number = core.mask.graph.call_method("float", (core.mask,))
+    with core.mask.graph.inserting_after(number):
+        scores = core.mask.graph.call_method("log", (number,))
+    number.meta[SCORES] = True
+    for p, shapes in enumerate(probes.shapes):
+        shapes[scores.name] = probes.flags[p][core.mask.name]
+    return scores, [number, scores]

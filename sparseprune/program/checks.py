@@ -37,10 +37,10 @@ COUNTS: dict[type[Step], tuple[str, ...]] = {
     Depthwise: ("tensors", "channels"),
     Channels: ("begin",),
     Norm: ("tensors",),
+    Input: ("channels",),
 }
 """Fields that must not be negative."""
 NATURALS: dict[type[Step], tuple[str, ...]] = {
-    Input: ("channels",),
     Csr: ("groups",),
     Depthwise: ("multiplier",),
     Channels: ("groups", "count"),
@@ -61,7 +61,8 @@ FLAGS: dict[type[Step], tuple[str, ...]] = {
 MOST, MOST_IN_WINDOW, MOST_VALUES = 2**31, 2**16, 2**20
 """Largest count, number of a window, and value: products of two counts stay in 64 bits."""
 READS = ("x", "by", "y", "key", "value")
-"""Fields that name a value; ``residual`` may be -1 as well."""
+OPTIONAL = ("residual", "mask")
+"""Fields that name a value; those of the second kind may be -1 as well."""
 
 
 def check_program(steps: list[Step]) -> None:
@@ -91,9 +92,10 @@ def _check_values(step: Step, defined: set[int]) -> None:
         value = getattr(step, name, None)
         if value is not None and value not in defined:
             raise bad("program", f"{name} of {step}", "an earlier value", value, _WAY_OUT)
-    residual = getattr(step, "residual", -1)
-    if residual != -1 and residual not in defined:
-        raise bad("program", f"residual of {step}", "an earlier value or -1", residual, _WAY_OUT)
+    for name in OPTIONAL:
+        value = getattr(step, name, -1)
+        if value != -1 and value not in defined:
+            raise bad("program", f"{name} of {step}", "an earlier value or -1", value, _WAY_OUT)
     out = getattr(step, "out", None)
     if out is not None and (out != len(defined) or out > MOST_VALUES):
         raise bad("program", f"out of {step}", f"the next value, {len(defined)}", out, _WAY_OUT)
@@ -109,7 +111,7 @@ def _check_fields(step: Step) -> None:
         if getattr(step, name) not in (0, 1):
             raise bad("program", f"{name} of {step}", "0 or 1", getattr(step, name), _WAY_OUT)
     if isinstance(step, Input):
-        kinds = {"tokens": (0,), "image": (1, 2, 3)}
+        kinds = {"tokens": (0,), "image": (1, 2, 3) if step.channels else ()}
         if step.dims not in kinds.get(step.kind, ()):
             raise bad("program", f"{step}", "tokens of 0 or an image of 1 to 3 dimensions",
                       f"{step.kind} of {step.dims}", _WAY_OUT)  # fmt: skip

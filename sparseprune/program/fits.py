@@ -151,7 +151,7 @@ CHECKS: dict[type[Step], Callable[[Any, Held], None]] = {
 def _value(step: Any, known: Known) -> tuple[str, int | None]:
     """Kind and channels of the value that a step makes."""
     if isinstance(step, Input):
-        return step.kind, step.channels
+        return step.kind, step.channels or None
     kind, channels = known[step.x]
     if isinstance(step, Csr):
         if kind == "tokens" and (step.window != Window() or step.groups != 1):
@@ -208,6 +208,8 @@ def _scaled(step: Depthwise, channels: int | None) -> int:
 
 def _attended(step: Attention, known: Known) -> tuple[str, int]:
     width = step.heads * step.head
+    if step.mask != -1 and known[step.mask][0] != "tokens":
+        raise bad("program", f"mask of {step}", "tokens", known[step.mask][0], _WAY_OUT)
     for value, first in zip((step.x, step.key, step.value), step.first, strict=True):
         kind, channels = known[value]
         if kind != "tokens" or (channels is not None and first + width > channels):

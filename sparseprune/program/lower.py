@@ -16,6 +16,7 @@ from sparseprune.program import mutation
 from sparseprune.program.arguments import Arguments
 from sparseprune.program.attention import attend, attentions
 from sparseprune.program.builder import Builder, Call, Lowered
+from sparseprune.program.expressions import expressions
 from sparseprune.program.fusing import fuse
 from sparseprune.program.inlining import inline, write_out
 from sparseprune.program.moves import Probes
@@ -84,6 +85,8 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     drop_sizes(graph, shapes)
     for each in attentions(graph, modules, found):
         chosen.choose(each.node, attend, each.arguments, each.chain)
+    for made in expressions(graph, found):
+        chosen.choose(made.node, made.function, (made.source,), made.inner, made.options)
     lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
     before, stay = mutation.order(graph, modules, lowered.__contains__)
     for node in stay & lowered.keys():
@@ -152,7 +155,9 @@ def _probe(model: nn.Module, graph: fx.Graph, probes: list[list[Tensor]]) -> Pro
     runs = [Shapes(model, graph) for _ in probes]
     for run, tensors in zip(runs, probes, strict=True):
         run.run(*tensors)
-    return Probes([run.found for run in runs], [run.numbers for run in runs])
+    return Probes(
+        [run.found for run in runs], [run.numbers for run in runs], [run.flags for run in runs]
+    )
 
 
 def _shapes(probes: Probes) -> Probe:
@@ -213,13 +218,14 @@ def _program(
 ) -> Program:
     builder = Builder()
     outside: dict[tuple[fx.Node, str], int] = {}
+    masks = {node.args[3] for node in region.nodes if node.target is attend}
     for node, kind in region.inputs(lowered, kinds):
         shape = shapes(node)[0]  # type: ignore[index]
         image = kind == "image"
         outside[node, kind] = builder.add(
             Input,
             kind=kind,
-            channels=shape[1 if image else -1],
+            channels=0 if node in masks else shape[1 if image else -1],
             dims=len(shape) - 2 if image else 0,
         )
     inside: dict[fx.Node, int] = {}

@@ -26,10 +26,11 @@ SIZED = {"view", "reshape", "unflatten", torch.reshape, torch.unflatten}
 
 @dataclass(frozen=True)
 class Probes:
-    """What every probe of a graph found: shapes of its float32 tensors, and its numbers."""
+    """What every probe of a graph found: shapes of float32 tensors and of bool ones, numbers."""
 
     shapes: list[dict[str, tuple[int, ...]]]
     numbers: list[dict[str, Any]]
+    flags: list[dict[str, tuple[int, ...]]]
 
     def shape(self, probe: int, node: Any) -> tuple[int, ...] | None:
         """Of a node, or None where it is no float32 tensor."""

@@ -16,6 +16,8 @@ INPLACE_OPERATORS = {
     operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor, operator.setitem,
     operator.imatmul, operator.ilshift, operator.irshift,
 }  # fmt: skip
+NAMED_LIKE_KEYWORDS = {operator.and_, operator.or_, operator.not_}
+"""Their names end as those of functions that write into their operand."""
 FRESH = (
     SparseLinear, SparseConv, nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm,
     nn.modules.pooling._MaxPoolNd, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LayerNorm,
@@ -37,7 +39,8 @@ def changes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op != "call_function":
         return False
     name = getattr(node.target, "__name__", "")
-    return node.target in INPLACE_OPERATORS or name.endswith("_") or _asked(node)
+    named = name.endswith("_") and node.target not in NAMED_LIKE_KEYWORDS
+    return node.target in INPLACE_OPERATORS or named or _asked(node)
 
 
 def _asked(node: fx.Node) -> bool:

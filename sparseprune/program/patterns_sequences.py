@@ -98,6 +98,7 @@ def attention(
     query: Any,
     key: Any,
     value: Any,
+    mask: Any,
     first: Triple,
     heads: int,
     head: int,
@@ -107,7 +108,9 @@ def attention(
     """What sparseprune.program.attention has found."""
 
     def emit(b: Builder, x: list[int]) -> int:
-        return b.add(Attention, x=x[0], key=x[1], value=x[2], first=tuple(first), heads=heads,
-                     head=head, causal=int(causal), scale=float(scale))  # fmt: skip
+        return b.add(Attention, x=x[0], key=x[1], value=x[2], mask=[*x, -1][3],
+                     first=tuple(first), heads=heads, head=head, causal=int(causal),
+                     scale=float(scale))  # fmt: skip
 
-    return Lowered((query, key, value), emit, "tokens", "tokens")
+    reads = (query, key, value) if mask is None else (query, key, value, mask)
+    return Lowered(reads, emit, "tokens", "tokens")

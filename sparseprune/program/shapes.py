@@ -91,7 +91,7 @@ def _input(step: Input, shape: tuple[Size, ...], number: int) -> Value:
     else:
         _check(len(shape) > 0, name, f"[..., {step.channels}]", shape, "pass at least a vector")
         channels = shape[-1]
-    _check(channels == step.channels, name, f"of {step.channels} channels", shape,
+    _check(channels == (step.channels or channels), name, f"of {step.channels} channels", shape,
            "pass what the program was made for")  # fmt: skip
     return Value(step.kind, shape)
 
@@ -267,6 +267,11 @@ def _attention(step: Attention, values: Values) -> Value:
         same = len(shape) == len(query) > 1 and shape[: len(others)] == others
         _check(same, f"{name} of 'attention'", "of as many sequences and tokens", shape,
                "pass queries, keys and values of one batch")  # fmt: skip
+    if step.mask != -1:
+        mask = _tokens(step, values, step.mask, 0)
+        fits = prod(mask[:-1]) == prod(query[:-1]) and mask[-1] == key[-2] and mask[0] == query[0]
+        _check(fits, "mask of 'attention'", "of every query and key", mask,
+               "pass as many as there are")  # fmt: skip
     _check(key[-2] > 0, "keys of 'attention'", "at least one", key, "pass longer inputs")
     return Value("tokens", (*query[:-1], width))
 

@@ -152,12 +152,18 @@ class Choices:
     _passed: dict[fx.Node, None] = field(default_factory=dict)
 
     def choose(
-        self, node: fx.Node, function: Any, args: tuple[Any, ...], passed: Iterable[fx.Node]
+        self,
+        node: fx.Node,
+        function: Any,
+        args: tuple[Any, ...],
+        passed: Iterable[fx.Node],
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Makes a node a call of this function, for which those passed over are not needed."""
         self._written[node] = (node.op, node.target, node.args, node.kwargs)
         self._passed.update(dict.fromkeys(passed))
         _write(node, "call_function", function, args)
+        node.kwargs = options or {}
 
     def settle(self, inside: set[fx.Node], before: Before) -> None:
         """Puts back the nodes that are not inside programs, and drops what nobody reads then."""

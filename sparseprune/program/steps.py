@@ -70,7 +70,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Input(Step):
-    """The next input tensor: "image" [N, channels, *dims sizes] or "tokens" [..., channels]."""
+    """The next input tensor: "image" [N, channels, *dims sizes] or "tokens" [..., channels].
+
+    Tokens of 0 channels may have any number.
+    """
 
     word: ClassVar[str] = "input"
     out: int

@@ -28,12 +28,15 @@ class Norm(Step):
 
 @dataclass(frozen=True)
 class Attention(Step):
-    """out = softmax(scale q k^T) v for every head of every sequence (Vaswani et al., 2017).
+    """out = softmax(scale q k^T + mask) v for every head of every sequence (Vaswani et al., 2017).
+
+    A query all of whose scores are -inf gives zeros.
 
     Args:
         out: tokens [..., queries, heads * head].
         x, key, value: tokens [..., queries, channels], [..., keys, channels] twice; the leading
             dimensions count sequences and are the same.
+        mask: tokens [..., queries, keys], or -1.
         first: channel of the first head in x, key and value.
         heads, head: how many, and channels of each.
         causal: 1 lets query i see the keys 0 to i alone.
@@ -45,6 +48,7 @@ class Attention(Step):
     x: int
     key: int
     value: int
+    mask: int
     first: Triple
     heads: int
     head: int

@@ -98,17 +98,20 @@ def run(tracer: Tracer, model: nn.Module) -> fx.Graph:
 
 
 class Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every float32 tensor in it, and every number."""
+    """Runs a graph and notes every number, and the shape of every float32 or bool tensor."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(fx.GraphModule(model, graph))
         self.found: dict[str, Shape] = {}
         self.numbers: dict[str, Any] = {}
+        self.flags: dict[str, Shape] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.dtype == torch.float32:
             self.found[n.name] = tuple(value.shape)
+        elif isinstance(value, Tensor) and value.dtype == torch.bool:
+            self.flags[n.name] = tuple(value.shape)
         elif isinstance(value, (int, float, torch.Size)):
             self.numbers[n.name] = value
         return value

@@ -139,9 +139,9 @@ std::string sequence_program(const std::string& block) {
          "csr 3 2 2 14 8 8 " +
          block + " 1 0" + one +
          " silu -inf inf\n"
-         "attention 4 3 2 3 4 0 2 2 2 1 0.7\n"
+         "attention 4 3 2 3 -1 4 0 2 2 2 1 0.7\n"
          "norm 5 4 13 4 0 0 1e-06\n"
-         "attention 6 4 3 3 0 1 4 1 4 0 0.5\n"
+         "attention 6 4 3 3 -1 0 1 4 1 4 0 0.5\n"
          "add 7 6 5 clamp 0.0 inf\n"
          "output 7\n"
          "output 5\n"
@@ -339,11 +339,11 @@ void check_programs(int64_t count, Random& random) {
         "zeros clamp 0 0\noutput 2",
         "input 0 image 6 2\nnorm 1 0 0 6 0 1 1e-5\noutput 1",
         "input 0 image 6 2\nflatten 1 0\nnorm 2 1 0 6 0 1 1e-5\noutput 2",
-        "input 0 image 6 2\nattention 1 0 0 0 0 0 0 1 6 0 1\noutput 1",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 1 1 486 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 0 0 6 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 -1 0 1 6 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 3 0 0 0 1 6 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 0 0 0 1 6 2 1\noutput 2"})
+        "input 0 image 6 2\nattention 1 0 0 0 -1 0 0 0 1 6 0 1\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 1 1 486 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 0 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 -1 0 1 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 3 -1 0 0 0 1 6 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 1 6 2 1\noutput 2"})
     check_refused(text);
 }

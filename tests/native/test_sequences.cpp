@@ -34,8 +34,8 @@ void check_normalise(Against against, Random& random) {
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t at = c * plane + i;
       expected[at] = (x[at] - mean) / root * weight[c] + (has_bias ? bias[c] : 0.);
-      // The mean is rounded as x is: far from 0 that is much of a small difference.
-      scale[at] = 3e-6 * (1 + std::abs(weight[c]) * (1 + far / root));
+      // The mean is rounded as x is: that may be much of a small difference.
+      scale[at] = 3e-6 * (1 + std::abs(weight[c]) * (1 + (far + std::abs(x[at])) / root));
       token.push_back(x[at]);
     }
     const Guarded alone(token, against);
@@ -52,6 +52,7 @@ struct Sequence {
   int64_t keys, first_query, queries, head;
   float scale;
   bool causal;
+  std::vector<float> mask;  // [keys, queries]
 };
 
 // The outputs [channels, queries] of queries [channels, queries], keys and values [channels, keys].
@@ -66,9 +67,10 @@ std::vector<double> attention(const Sequence& s, const std::vector<float>& q,
       double score = 0;
       for (int64_t c = 0; c < s.head; ++c)
         score += double{q[c * s.queries + i]} * k[c * s.keys + j];
-      weights.push_back(score * s.scale);
+      weights.push_back(score * s.scale + (s.mask.empty() ? 0. : s.mask[j * s.queries + i]));
       most = std::max(most, weights.back());
     }
+    if (most == -kInf) continue;
     for (double& w : weights) total += w = std::exp(w - most);
     for (int64_t c = 0; c < s.head; ++c)
       for (int64_t j = 0; j < seen; ++j)
@@ -85,7 +87,11 @@ void check_attend(Against against, Random& random) {
              random.integer(1, tile),
              random.pick({1, 3, 8, 13, 32, 64}),
              .3f,
-             random.integer(0, 1) == 1};
+             random.integer(0, 1) == 1,
+             {}};
+  if (random.integer(0, 1)) s.mask = random.normals(s.keys * s.queries);
+  for (size_t i = 0; i < s.mask.size(); ++i)
+    if (random.integer(0, 2) == 0 || i % s.queries == 0) s.mask[i] = -kInf;
   name("attend", s.keys, s.queries);
   const std::vector<float> q = random.normals(s.head * s.queries),
                            k = random.normals(s.head * s.keys), v = random.normals(s.head * s.keys);
@@ -103,13 +109,15 @@ void check_attend(Against against, Random& random) {
     tiles.push_back(
         {arrays.end()[-2]->read_only(), count, arrays.back()->read_only(), count, count, first});
   }
-  const Guarded in(q, against);
+  const Guarded in(q, against), mask(s.mask, against);
   const Guarded<float> y(std::vector<float>(q.size()), against);
   const Guarded<float> scratch(std::vector<float>(static_cast<size_t>((2 * s.head + tile) * tile)),
                                Against::low_page);
-  plane_kernels().attend({in.read_only(), s.queries, s.queries, s.first_query, y.data(), s.queries},
-                         tiles.data(), static_cast<int64_t>(tiles.size()),
-                         {s.head, s.scale, s.causal}, scratch.data());
+  plane_kernels().attend(
+      {in.read_only(), s.queries, s.queries, s.first_query, y.data(), s.queries}, tiles.data(),
+      static_cast<int64_t>(tiles.size()),
+      {s.head, s.scale, s.causal, s.mask.empty() ? nullptr : mask.read_only(), s.queries},
+      scratch.data());
   expect(scratch.surroundings_intact(), "wrote outside the scratch");
   const std::vector<double> expected = attention(s, q, k, v);
   expect_all(y, expected, std::vector<double>(expected.size(), 2e-5));

@@ -59,11 +59,39 @@ def test_attention_is_float64(batch: int, length: int, keys: int, causal: int) -
     steps: list[Step] = [
         Input(0, "tokens", WIDTH + 5, 0),
         Input(1, "tokens", 2 * WIDTH + 1, 0),
-        Attention(2, 0, 1, 1, (5, WIDTH + 1, 0), HEADS, HEAD, causal, 0.4),
+        Attention(2, 0, 1, 1, -1, (5, WIDTH + 1, 0), HEADS, HEAD, causal, 0.4),
         Output(2),
     ]
     expected = attended(q[..., 5:], kv[..., WIDTH + 1 :], kv[..., :WIDTH], bool(causal), 0.4)
     for (out,) in run(steps, [q, kv], []):
+        torch.testing.assert_close(out, expected.float(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "length", "keys"), SIZES)
+@pytest.mark.parametrize("causal", [0, 1])
+def test_masked_attention_is_float64(batch: int, length: int, keys: int, causal: int) -> None:
+    """Numbers and -inf; a query that sees no key gives zeros."""
+    generator = torch.Generator().manual_seed(length)
+    q, k, v = (torch.randn(batch, n, WIDTH, generator=generator) for n in (length, keys, keys))
+    mask = torch.randn(batch, 1, length, keys, generator=generator)
+    mask[torch.rand(mask.shape, generator=generator) < 0.4] = -torch.inf
+    mask[:, :, -1] = -torch.inf
+    mask[: batch // 2, :, 0, :] = -torch.inf
+    steps: list[Step] = [
+        Input(0, "tokens", WIDTH, 0),
+        Input(1, "tokens", WIDTH, 0),
+        Input(2, "tokens", WIDTH, 0),
+        Input(3, "tokens", 0, 0),
+        Attention(4, 0, 1, 2, 3, (0, 0, 0), HEADS, HEAD, causal, 0.4),
+        Output(4),
+    ]
+    heads_of = [x.double().unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for x in (q, k, v)]
+    scores = heads_of[0] @ heads_of[1].transpose(-1, -2) * 0.4 + mask
+    if causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
+    expected = (scores.softmax(-1).nan_to_num(0) @ heads_of[2]).transpose(1, 2).flatten(2)
+    for (out,) in run(steps, [q, k, v, mask], []):
         torch.testing.assert_close(out, expected.float(), rtol=0, atol=1e-5)
 
 
@@ -89,7 +117,7 @@ def test_threads_change_nothing() -> None:
     """Sequences shared out, or worked on by all threads one after the other."""
     steps: list[Step] = [
         Input(0, "tokens", 3 * WIDTH, 0),
-        Attention(1, 0, 0, 0, (0, WIDTH, 2 * WIDTH), HEADS, HEAD, 0, 0.3),
+        Attention(1, 0, 0, 0, -1, (0, WIDTH, 2 * WIDTH), HEADS, HEAD, 0, 0.3),
         Output(1),
     ]
     before = torch.get_num_threads()
@@ -229,6 +257,48 @@ def test_fused_layers_are_read_in_place(name: str) -> None:
     check(Fused(APART[name]), "norm csr attention csr")
 
 
+class Masked(nn.Module):
+    """Two blocks with one mask, of flags or of numbers, which the model is given or makes."""
+
+    def __init__(self, numbers: bool, spelled_out: bool) -> None:
+        super().__init__()
+        self.numbers, self.spelled_out = numbers, spelled_out
+        self.a, self.b = Fused(timm), Fused(timm)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        n, t = x.shape[0], x.shape[1]
+        mask = seen[:, None, None, :].expand(n, 1, t, t)
+        if self.numbers:
+            mask = (1 - mask.float()) * -1e4
+        for block in (self.a, self.b):
+            q, k, v = block.apart(block.qkv(block.norm(x)))
+            if self.spelled_out:
+                mixed = (q @ k.transpose(-2, -1) * 0.3 + mask).softmax(-1) @ v
+            else:
+                mixed = F.scaled_dot_product_attention(q, k, v, mask)
+            x = x + block.o(mixed.transpose(1, 2).flatten(2))
+        return x
+
+
+@pytest.mark.parametrize(("numbers", "spelled_out"), [(0, 0), (1, 0), (1, 1)])
+def test_masks_are_read_by_programs(numbers: bool, spelled_out: bool, tmp_path: Path) -> None:
+    model = sparsify(Masked(numbers, spelled_out))
+
+    def given(n: int, t: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(n, t, WIDTH), torch.rand(n, t) > 0.3
+
+    calls = [given(2, 5), given(1, 70), given(5, 33)]
+    expected = [model(*call) for call in calls]
+    planned(model, calls[0])
+    assert words(model) == ["norm csr attention csr norm csr attention csr"]
+    save(model, tmp_path / "file")
+    loaded = load(tmp_path / "file", Masked(numbers, spelled_out))
+    with torch.no_grad():
+        for call, wanted in zip(calls, expected, strict=True):
+            assert_close(model(*call), wanted)
+            assert torch.equal(loaded(*call), model(*call))
+
+
 def test_root_mean_square() -> None:
     model = Block(bert, nn.RMSNorm)
     check(model, "norm csr csr csr attention csr norm csr csr")
@@ -245,9 +315,11 @@ def mixed_heads(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def masked(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    mask = (x[:, :, 0] > 0)[:, None, None] | torch.tensor(True)
-    return F.scaled_dot_product_attention(*map(heads, (q, k, v)), mask).transpose(1, 2).flatten(2)
+def masked_heads(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A mask of its own for every head."""
+    q, k, v = heads(q), heads(k), heads(v)
+    mask = (q @ k.transpose(-2, -1)) > -1
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def seen(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -262,7 +334,7 @@ def over_heads(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return ((q @ k.transpose(-2, -1)).softmax(1) @ v).transpose(1, 2).flatten(2)
 
 
-@pytest.mark.parametrize("attend", [of_fixed_length, mixed_heads, masked, seen, over_heads])
+@pytest.mark.parametrize("attend", [of_fixed_length, mixed_heads, masked_heads, seen, over_heads])
 def test_other_attention_stays(attend: Callable[..., Tensor]) -> None:
     """What is no attention of whole heads over whole sequences is left to torch."""
     model, x = sparsify(Block(attend)), torch.randn(2, 5, WIDTH)

@@ -240,27 +240,27 @@ BAD_STEPS = {
     "centred": [Input(0, "tokens", 3, 0), Norm(1, 0, 0, 3, 0, 2, 1e-5), Output(1)],
     "heads": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, (0, 0, 0), 0, 3, 0, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 0, 3, 0, 1.0),
         Output(1),
     ],
     "first": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, (0, -1, 0), 1, 3, 0, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, -1, 0), 1, 3, 0, 1.0),
         Output(1),
     ],
     "causal": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, (0, 0, 0), 1, 3, 2, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 2, 1.0),
         Output(1),
     ],
     "attention_scale": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, (0, 0, 0), 1, 3, 0, math.inf),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 0, math.inf),
         Output(1),
     ],
     "value_of_later": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 1, (0, 0, 0), 1, 3, 0, 1.0),
+        Attention(1, 0, 0, 1, -1, (0, 0, 0), 1, 3, 0, 1.0),
         Output(1),
     ],
     "pixels": [Input(0, "image", 3, 2), Pixels(1, 0, 3), Output(1)],

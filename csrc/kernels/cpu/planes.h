@@ -74,11 +74,14 @@ struct Norm {
   const float *weight, *bias;
 };
 
-// One head of attention: softmax(scale q k) v; causal: query i sees keys 0 to i.
+// One head of attention: softmax(scale q k + mask) v; causal: query i sees keys 0 to i. A query
+// that sees no key gives zeros.
 struct Head {
   int64_t size;  // channels
   float scale;
   bool causal;
+  const float* mask = nullptr;  // a plane per key, with a lane per query, or null
+  int64_t mask_plane = 0;
 };
 
 // Some queries of a sequence, which lie in one tile, and where their outputs go.

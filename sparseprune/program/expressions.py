@@ -1,0 +1,98 @@
+"""Activations that a forward writes out: found by what they compute, however they are written."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from sparseprune.program.moves import Probes
+
+_METHODS = ("add", "sub", "mul", "div", "pow", "neg", "exp", "erf", "tanh", "sigmoid", "square")
+_OPERATORS = ("add", "sub", "mul", "truediv", "pow", "neg")
+ELEMENTWISE = {
+    *_METHODS,
+    *(getattr(torch, name) for name in _METHODS),
+    *(getattr(operator, name) for name in _OPERATORS),
+    F.tanh, F.sigmoid, F.softplus,
+}  # fmt: skip
+"""Functions and methods of numbers, one by one."""
+FEWEST, MOST = 3, 16
+"""Steps of an activation that is written out."""
+TOLERANCE = 1e-6
+KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (F.gelu, {"approximate": "tanh"}), (F.gelu, {}), (F.silu, {}), (F.hardswish, {}),
+)  # fmt: skip
+"""Functions, and their options."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """`node` is `function(source, **options)`; `inner`: what is written in between."""
+
+    node: fx.Node
+    function: Any
+    source: fx.Node
+    options: dict[str, Any]
+    inner: list[fx.Node]
+
+
+def expressions(graph: fx.Graph, probes: Probes) -> Iterator[Expression]:
+    """Every activation of ``KNOWN`` that is written out, the largest first."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    taken: set[fx.Node] = set()
+    for node in reversed(list(graph.nodes)):
+        if node in taken or node.target not in ELEMENTWISE or probes.shape(0, node) is None:
+            continue
+        if (found := _found(node, places, probes)) is not None:
+            taken.update(found.inner)
+            yield found
+
+
+def _found(root: fx.Node, places: dict[fx.Node, int], probes: Probes) -> Expression | None:
+    """Steps are taken from the last one back, until they all read one value that explains them."""
+    inside: list[fx.Node] = []
+    open_ = {root}
+    while len(inside) < MOST:
+        last = max(open_, key=places.__getitem__)
+        if last.target not in ELEMENTWISE:
+            return None
+        inside.append(last)
+        open_ = open_ - {last} | {a for a in last.all_input_nodes if probes.number(a) is None}
+        if len(open_) == 1 and len(inside) >= FEWEST:
+            source = next(iter(open_))
+            if (known := _known(inside[::-1], source, probes)) is not None:
+                return Expression(root, known[0], source, known[1], inside[1:])
+        if not open_:
+            return None
+    return None
+
+
+def _known(steps: list[fx.Node], source: fx.Node, probes: Probes) -> Any:
+    """The function that these steps compute, in float64, if it is one of ``KNOWN``."""
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    env: dict[fx.Node, Any] = {source: x}
+
+    def value(node: fx.Node) -> Any:
+        return env[node] if node in env else probes.number(node)
+
+    for node in steps:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
+        try:
+            env[node] = (
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                if node.op == "call_method"
+                else node.target(*args, **kwargs)  # type: ignore[operator]
+            )
+        except (RuntimeError, TypeError, AttributeError):
+            return None
+    y = env[steps[-1]]
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        return None
+    same = (k for k in KNOWN if torch.allclose(k[0](x, **k[1]), y, rtol=0, atol=TOLERANCE))
+    return next(same, None)
