@@ -114,6 +114,8 @@ void Builder::adaptive(const Step& s) {
   });
 }
 
+constexpr int64_t kStretch = 4096;  // floats of tokens that are added at once
+
 // Also the last part of a csr step over few tokens, where out is x.
 void Builder::add(const Step& s) {
   Value& v = value(s.out);
@@ -121,8 +123,9 @@ void Builder::add(const Step& s) {
   if (s.out != s.x && before.lead == after.lead && before.plane == after.plane) v.over = s.x;
   const bool flat = v.shape.tokens;  // tokens have no padding: one stream
   const Planes y = v.planes;
-  const int64_t planes = flat ? 1 : y.images * y.channels, n = flat ? 1 : parts(planes);
-  const int64_t lanes = flat ? v.floats() : y.lanes();
+  const int64_t lanes = flat ? kStretch : y.lanes();
+  const int64_t planes = flat ? (v.floats() + lanes - 1) / lanes : y.images * y.channels;
+  const int64_t n = parts(planes), floats = v.floats();
   Planes stream;
   stream.width = stream.row = stream.slice = lanes;
   const Plan* plan = plan_.get();
@@ -132,11 +135,12 @@ void Builder::add(const Step& s) {
            const auto at = [&](int64_t value) {
              const Planes& p = plan->values[value].planes;
              return plan->at(call, value) +
-                    (flat ? 0 : p.at(plane / y.channels, plane % y.channels));
+                    (flat ? plane * lanes : p.at(plane / y.channels, plane % y.channels));
            };
            float* out = at(step.out);
-           plane_kernels().finish(at(step.x), lanes, step.y >= 0 ? at(step.y) : nullptr,
-                                  lives->data(), lanes, 1, step.activation, out, lanes);
+           const int64_t some = flat ? std::min(lanes, floats - plane * lanes) : lanes;
+           plane_kernels().finish(at(step.x), some, step.y >= 0 ? at(step.y) : nullptr,
+                                  lives->data(), some, 1, step.activation, out, some);
            if (!flat) clear_margins(out - y.lead, y);
          });
        });

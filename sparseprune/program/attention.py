@@ -107,13 +107,19 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
     if node.target not in PRODUCTS or len(node.args) != 2:
         return None
     weights, value = node.args
+    inner = list[Any]()
+    while _is_nothing(weights, modules):
+        inner.append(weights)
+        weights = weights.args[0]
     if not _is_softmax(weights, modules, probes) or not isinstance(value, fx.Node):
         return None
-    inner = [weights]
+    inner.append(weights)
     scores, mask = weights.args[0], None
     if isinstance(scores, fx.Node) and scores.target in (add, torch.add) and len(scores.args) == 2:
         inner.append(scores)
         scores, mask = scores.args
+        if not isinstance(mask, fx.Node):
+            return None
     scores, scale = _scaled(scores, probes, inner)
     if not isinstance(scores, fx.Node) or scores.target not in PRODUCTS or len(scores.args) != 2:
         return None
@@ -122,6 +128,20 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
     if any(len(n.users) != 1 for n in inner):
         return None
     return _Core(node, query, key, value, True, False, scale, mask, inner)
+
+
+def _is_nothing(node: Any, modules: dict[str, nn.Module]) -> bool:
+    """Dropout in eval mode, or a float32 tensor made one."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return type(module) is nn.Dropout and not module.training
+    if node.target is F.dropout:
+        given: Any = {**dict(zip(("p", "training"), node.args[1:], strict=False)), **node.kwargs}
+        return bool(given.get("training", True) is False or given.get("p", 0.5) == 0)
+    made = [*node.args[1:], *node.kwargs.values()]
+    return node.target == "to" and made == [torch.float32]
 
 
 def _is_softmax(node: Any, modules: dict[str, nn.Module], probes: Probes) -> bool:
@@ -133,7 +153,7 @@ def _is_softmax(node: Any, modules: dict[str, nn.Module], probes: Probes) -> boo
     if node.op == "call_module":
         module = modules[str(node.target)]
         return type(module) is nn.Softmax and module.dim in (-1, last)
-    options = dict(node.kwargs)
+    options = {name: value for name, value in node.kwargs.items() if name != "_stacklevel"}
     dim = node.args[1] if len(node.args) == 2 else options.pop("dim", None)
     same = options.pop("dtype", torch.float32) in (None, torch.float32) and not options
     return node.target in SOFTMAXES and dim in (-1, last) and same

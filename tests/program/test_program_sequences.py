@@ -171,12 +171,22 @@ def scaled_twice(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
+def with_dropout(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As transformers' eager attention does."""
+    q, k, v = heads(q), heads(k), heads(v)
+    weights = torch.matmul(q, k.transpose(2, 3)) * 0.3
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(torch.float32)
+    weights = F.dropout(weights, p=0.1, training=False)
+    return torch.matmul(weights, v).transpose(1, 2).contiguous().flatten(2)
+
+
 def one_head(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(torch.bmm(q * WIDTH**-0.5, k.permute(0, 2, 1)), -1) @ v
 
 
 SPELLINGS: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (bert, transformers, causal, spelled, scaled_twice, one_head)
+    f.__name__: f
+    for f in (bert, transformers, causal, spelled, scaled_twice, with_dropout, one_head)
 }
 
 
