@@ -89,9 +89,10 @@ void check_attend(Against against, Random& random) {
              .3f,
              random.integer(0, 1) == 1,
              {}};
+  const float lowest = random.integer(0, 1) ? -kInf : -std::numeric_limits<float>::max();
   if (random.integer(0, 1)) s.mask = random.normals(s.keys * s.queries);
   for (size_t i = 0; i < s.mask.size(); ++i)
-    if (random.integer(0, 2) == 0 || i % s.queries == 0) s.mask[i] = -kInf;
+    if (random.integer(0, 2) == 0 || i % s.queries == 0) s.mask[i] = lowest;
   name("attend", s.keys, s.queries);
   const std::vector<float> q = random.normals(s.head * s.queries),
                            k = random.normals(s.head * s.keys), v = random.normals(s.head * s.keys);
