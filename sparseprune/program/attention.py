@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from sparseprune.program.masks import Masks, Sizes, scores_of
 from sparseprune.program.moves import Probes, back, factor, first_channel, joined
 from sparseprune.program.steps import Triple
 
 PRODUCTS = ("matmul", "bmm", torch.matmul, torch.bmm, matmul)
-SCORES = "sparseprune_scores"
-"""Key in the meta of a node that makes a mask numbers."""
+SUMS, FILLS = (add, torch.add), ("masked_fill", torch.masked_fill)
 SOFTMAXES = ("softmax", torch.softmax, F.softmax)
 
 
@@ -54,9 +54,10 @@ def attend(
 
 def attentions(graph: fx.Graph, modules: dict[str, nn.Module], probes: Probes) -> Iterator[Found]:
     """Every attention whose queries, keys and values are the heads of some tokens."""
+    masks: Masks = {}
     for node in list(graph.nodes):
         core = _fused(node, probes) or _spelled(node, modules, probes)
-        if core is not None and (found := _found(core, probes)) is not None:
+        if core is not None and (found := _found(core, probes, masks)) is not None:
             yield found
 
 
@@ -75,6 +76,7 @@ class _Core:
     causal: bool
     scale: float | None
     mask: Any
+    fill: float | None  # what masked scores become; None: the mask is added, or says what is seen
     inner: list[fx.Node]
 
 
@@ -97,7 +99,7 @@ def _fused(node: Any, probes: Probes) -> _Core | None:
         number = None if scale is None else probes.number(scale)
         if scale is not None and number is None:
             return None
-        return _Core(node, query, key, value, False, is_causal, number, attn_mask, [])
+        return _Core(node, query, key, value, False, is_causal, number, attn_mask, None, [])
 
     return core(*node.args, **node.kwargs)
 
@@ -114,11 +116,12 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
     if not _is_softmax(weights, modules, probes) or not isinstance(value, fx.Node):
         return None
     inner.append(weights)
-    scores, mask = weights.args[0], None
-    if isinstance(scores, fx.Node) and scores.target in (add, torch.add) and len(scores.args) == 2:
+    scores, mask, fill = weights.args[0], None, None
+    if isinstance(scores, fx.Node) and scores.target in (*SUMS, *FILLS):
         inner.append(scores)
-        scores, mask = scores.args
-        if not isinstance(mask, fx.Node):
+        fill = probes.number(scores.args[2]) if scores.target in FILLS else None
+        scores, mask = scores.args[:2]
+        if not isinstance(mask, fx.Node) or (fill is None and inner[-1].target in FILLS):
             return None
     scores, scale = _scaled(scores, probes, inner)
     if not isinstance(scores, fx.Node) or scores.target not in PRODUCTS or len(scores.args) != 2:
@@ -127,7 +130,7 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
     query, key = list[Any](scores.args)
     if any(len(n.users) != 1 for n in inner):
         return None
-    return _Core(node, query, key, value, True, False, scale, mask, inner)
+    return _Core(node, query, key, value, True, False, scale, mask, fill, inner)
 
 
 def _is_nothing(node: Any, modules: dict[str, nn.Module]) -> bool:
@@ -168,7 +171,7 @@ def _scaled(node: Any, probes: Probes, inner: list[fx.Node]) -> tuple[Any, float
     return node, scale
 
 
-def _found(core: _Core, probes: Probes) -> Found | None:
+def _found(core: _Core, probes: Probes, masks: Masks) -> Found | None:
     shape = probes.shape(0, core.query)
     if shape is None or len(shape) not in (3, 4):
         return None
@@ -191,37 +194,13 @@ def _found(core: _Core, probes: Probes) -> Found | None:
         return None
     mask, made = None, list[fx.Node]()
     if core.mask is not None:
-        mask, made = _scores(core, probes)
+        query, key, _ = (source for source, _ in sources)
+        own = query is key or query.args[:1] == key.args[:1]
+        sizes = Sizes(core.query, core.key, core.turned, own)
+        mask, made = scores_of(core.mask, core.fill, sizes, probes, masks)
         if mask is None:
             return None
     firsts = tuple(first for _, first in sources)
     arguments = (*(s for s, _ in sources), mask, firsts, heads, head, core.causal, scale)
     chain = [*chains, *made, *forward[:-1]]
     return Found(forward[-1], arguments, [n for n in chain if n is not forward[-1]])
-
-
-def _scores(core: _Core, probes: Probes) -> tuple[fx.Node | None, list[fx.Node]]:
-    """What a mask adds to scores, and the nodes that make it of True and False.
-
-    Where it has no number for each query of each sequence, None.
-    """
-    flags = all(core.mask.name in found for found in probes.flags)
-    for p, shapes in enumerate(probes.shapes):
-        query, key = probes.shape(p, core.query), probes.shape(p, core.key)
-        found = (probes.flags[p] if flags else shapes).get(core.mask.name)
-        keys = key[-1 if core.turned else -2] if key else 0
-        if not query or len(query) != 4 or found != (query[0], 1, query[2], keys):
-            return None, []
-    if not flags:
-        return core.mask, []
-    for user in core.mask.users:  # other layers have the same mask
-        if user.meta.get(SCORES):
-            return next(iter(user.users)), []
-    with core.mask.graph.inserting_after(core.mask):
-        number = core.mask.graph.call_method("float", (core.mask,))
-    with core.mask.graph.inserting_after(number):
-        scores = core.mask.graph.call_method("log", (number,))
-    number.meta[SCORES] = True
-    for p, shapes in enumerate(probes.shapes):
-        shapes[scores.name] = probes.flags[p][core.mask.name]
-    return scores, [number, scores]

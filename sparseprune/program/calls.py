@@ -28,7 +28,8 @@ _ONE: Operators = {"neg": operator.neg, "__invert__": operator.invert}
 _TWO: Operators = {
     **{n: getattr(operator, n) for n in ("add", "mul", "sub", "matmul", "eq", "ne", "lt", "le",
                                          "gt", "ge", "pow")},
-    **{f"__{n}__": getattr(operator, n) for n in ("getitem", "floordiv", "xor")},
+    **{f"__{n}__": getattr(operator, n) for n in ("getitem", "floordiv", "xor", "eq", "ne", "lt",
+                                                  "le", "gt", "ge")},
     **{f"__{n}__": getattr(operator, f"{n}_") for n in ("and", "or")},
     "div": operator.truediv, "remainder": operator.mod,
 }  # fmt: skip

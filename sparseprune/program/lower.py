@@ -156,7 +156,10 @@ def _probe(model: nn.Module, graph: fx.Graph, probes: list[list[Tensor]]) -> Pro
     for run, tensors in zip(runs, probes, strict=True):
         run.run(*tensors)
     return Probes(
-        [run.found for run in runs], [run.numbers for run in runs], [run.flags for run in runs]
+        [run.found for run in runs],
+        [run.numbers for run in runs],
+        [run.flags for run in runs],
+        [run.given for run in runs],
     )
 
 

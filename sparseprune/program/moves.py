@@ -26,11 +26,12 @@ SIZED = {"view", "reshape", "unflatten", torch.reshape, torch.unflatten}
 
 @dataclass(frozen=True)
 class Probes:
-    """What every probe of a graph found: shapes of float32 tensors and of bool ones, numbers."""
+    """What each probe of a graph found: shapes of float32, bool and given tensors; numbers."""
 
     shapes: list[dict[str, tuple[int, ...]]]
     numbers: list[dict[str, Any]]
     flags: list[dict[str, tuple[int, ...]]]
+    given: list[dict[str, tuple[int, ...]]]
 
     def shape(self, probe: int, node: Any) -> tuple[int, ...] | None:
         """Of a node, or None where it is no float32 tensor."""

@@ -105,9 +105,12 @@ class Shapes(fx.Interpreter):
         self.found: dict[str, Shape] = {}
         self.numbers: dict[str, Any] = {}
         self.flags: dict[str, Shape] = {}
+        self.given: dict[str, Shape] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        if n.op == "placeholder" and isinstance(value, Tensor):
+            self.given[n.name] = tuple(value.shape)
         if isinstance(value, Tensor) and value.dtype == torch.float32:
             self.found[n.name] = tuple(value.shape)
         elif isinstance(value, Tensor) and value.dtype == torch.bool:
