@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sparseprune.program.masks import Masks, Sizes, scores_of
+from sparseprune.program.masks import Masks, Scores, scores_of
 from sparseprune.program.moves import Probes, back, factor, first_channel, joined
 from sparseprune.program.steps import Triple
 
@@ -196,7 +196,7 @@ def _found(core: _Core, probes: Probes, masks: Masks) -> Found | None:
     if core.mask is not None:
         query, key, _ = (source for source, _ in sources)
         own = query is key or query.args[:1] == key.args[:1]
-        sizes = Sizes(core.query, core.key, core.turned, own)
+        sizes = Scores(core.query, core.key, core.turned, own)
         mask, made = scores_of(core.mask, core.fill, sizes, probes, masks)
         if mask is None:
             return None

@@ -17,7 +17,7 @@ LOWEST = -1e9
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Scores:
     """Where the sizes of scores come from.
 
     turned: keys come last. own: queries see the keys of their own sequence.
@@ -37,7 +37,7 @@ class Sizes:
 
 
 def scores_of(
-    mask: fx.Node, fill: float | None, sizes: Sizes, probes: Probes, masks: Masks
+    mask: fx.Node, fill: float | None, sizes: Scores, probes: Probes, masks: Masks
 ) -> tuple[fx.Node | None, list[fx.Node]]:
     """The node that a program adds to scores [N, 1, queries, keys], and all that were made for it.
 

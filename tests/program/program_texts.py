@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparseprune import backends
 from sparseprune.formats import Csr as Packed
 from sparseprune.program.steps import (
     Activation,
@@ -24,6 +25,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
+from sparseprune.program.text import to_text
 
 Case = tuple[list[Step], list[Tensor], list[Tensor]]
 NOTHING = Activation()
@@ -94,3 +96,16 @@ def classifier(batch: int, size: int = 12) -> Case:
     inputs = [(batch, 3, size, size), (batch, 24), (batch, 16, size, size)]
     weights = [t for p in (first, second, third, last) for t in p.packed()]
     return steps, [torch.randn(shape) for shape in inputs], weights
+
+
+def run_everywhere(
+    steps: list[Step], inputs: list[Tensor], weights: list[Tensor]
+) -> list[list[Tensor]]:
+    """The outputs of every backend."""
+    found = []
+    for backend in backends.available():
+        with backends.only(backend):
+            namespace = backends.choose(torch.device("cpu")).namespace
+            op = getattr(torch.ops, namespace).run
+            found.append(op(inputs, weights, to_text(steps)))
+    return found

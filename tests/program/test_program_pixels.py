@@ -9,26 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from program_models import Lambda, assert_close, image, planned, sparsify, words
+from program_texts import run_everywhere
 from torch import Tensor, nn
 
-from sparseprune import backends
 from sparseprune.io import load, save
 from sparseprune.program.steps import Activation, Depthwise, Input, Output, Step, Window
 from sparseprune.program.steps_sequences import Norm, Picture, Pixels
 from sparseprune.program.text import to_text
 
 CHANNELS = 6
-
-
-def run(steps: list[Step], inputs: list[Tensor], weights: list[Tensor]) -> list[list[Tensor]]:
-    """The outputs of every backend."""
-    found = []
-    for backend in backends.available():
-        with backends.only(backend):
-            namespace = backends.choose(torch.device("cpu")).namespace
-            op = getattr(torch.ops, namespace).run
-            found.append(op(inputs, weights, to_text(steps)))
-    return found
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 5])
@@ -51,7 +40,7 @@ def test_there_and_back(batch: int, sizes: tuple[int, ...]) -> None:
     ]
     first = x.movedim(1, -1)
     expected = [first, F.silu(first * factor + shift + last).movedim(-1, 1), last.movedim(-1, 1)]
-    for outputs in run(steps, [x, last], [factor, shift]):
+    for outputs in run_everywhere(steps, [x, last], [factor, shift]):
         for got, wanted in zip(outputs, expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=2e-6, atol=2e-6)
 

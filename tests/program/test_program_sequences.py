@@ -13,10 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from program_models import assert_close, planned, programs, sparsify, words
+from program_texts import run_everywhere
 from torch import Tensor, nn
 
 import sparseprune as sp
-from sparseprune import backends, zoo
+from sparseprune import zoo
 from sparseprune.io import load, save
 from sparseprune.program.planned import plan
 from sparseprune.program.steps import Input, Output, Step
@@ -25,17 +26,6 @@ from sparseprune.program.text import to_text
 
 HEADS, HEAD = 3, 8
 WIDTH = HEADS * HEAD
-
-
-def run(steps: list[Step], inputs: list[Tensor], weights: list[Tensor]) -> list[list[Tensor]]:
-    """The outputs of every backend."""
-    found = []
-    for backend in backends.available():
-        with backends.only(backend):
-            namespace = backends.choose(torch.device("cpu")).namespace
-            op = getattr(torch.ops, namespace).run
-            found.append(op(inputs, weights, to_text(steps)))
-    return found
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tensor:
@@ -63,7 +53,7 @@ def test_attention_is_float64(batch: int, length: int, keys: int, causal: int) -
         Output(2),
     ]
     expected = attended(q[..., 5:], kv[..., WIDTH + 1 :], kv[..., :WIDTH], bool(causal), 0.4)
-    for (out,) in run(steps, [q, kv], []):
+    for (out,) in run_everywhere(steps, [q, kv], []):
         torch.testing.assert_close(out, expected.float(), rtol=0, atol=1e-5)
 
 
@@ -91,7 +81,7 @@ def test_masked_attention_is_float64(batch: int, length: int, keys: int, causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         scores = scores.masked_fill(~seen, -math.inf)
     expected = (scores.softmax(-1).nan_to_num(0) @ heads_of[2]).transpose(1, 2).flatten(2)
-    for (out,) in run(steps, [q, k, v, mask], []):
+    for (out,) in run_everywhere(steps, [q, k, v, mask], []):
         torch.testing.assert_close(out, expected.float(), rtol=0, atol=1e-5)
 
 
@@ -109,7 +99,7 @@ def test_norm_is_float64(shape: tuple[int, ...], centred: int, has_bias: int) ->
     apart = x.double() - (x.double().mean(-1, keepdim=True) if centred else 0)
     expected = apart / (apart.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
     expected = expected + bias if has_bias else expected
-    for (out,) in run(steps, [x], [weight, bias][: 1 + has_bias]):
+    for (out,) in run_everywhere(steps, [x], [weight, bias][: 1 + has_bias]):
         torch.testing.assert_close(out, expected.float(), rtol=1e-5, atol=1e-5)
 
 
