@@ -1,8 +1,10 @@
-// Python module sparseprune._native: what this machine and this build can do. No torch.
+// Python module sparseprune._native: what this machine and this build can do, and what Python does
+// slowly on every call. No torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "kernels/cpu/table.h"
+#include "quick.h"
 
 namespace py = pybind11;
 
@@ -25,4 +27,11 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "current_isa", [] { return sparseprune::isa_name(sparseprune::current_isa()); },
       "The level in use: SPARSEPRUNE_ISA, or the best. Raises RuntimeError if that is unknown.");
+  m.def("standing", sparseprune::standing, py::arg("rows"), py::arg("sizes"), py::arg("versions"),
+        "Whether every dict of [dict, key, value, ...] holds this very value, every one of [dict, "
+        "count, ...] so many, and every tensor of [tensor, version, ...] was not written to.");
+  m.def("run_bound", sparseprune::run_bound, py::arg("exchange"), py::arg("function"),
+        py::arg("number"), py::arg("type"), py::arg("empty"), py::arg("args"),
+        "The outputs of a bound program, without torch's dispatcher. None where args are not "
+        "contiguous float32 tensors of this very type on the CPU that need no gradient.");
 }

@@ -259,6 +259,13 @@ def current_isa() -> str:
     return _isa or str(native.current_isa())
 
 
+def run_bound_address() -> int:
+    """Of the compiled function that runs bound programs (csrc/ops/bound_call.h); 0 without one."""
+    if _cpu_library is None:
+        return 0
+    return ctypes.cast(_cpu_library.sparseprune_run_bound, ctypes.c_void_p).value or 0
+
+
 _isa = ""
 
 

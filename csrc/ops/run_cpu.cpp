@@ -2,10 +2,13 @@
 // sparseprune/ops/run.py and run_times.py.
 #include <torch/csrc/stable/library.h>
 
+#include <map>
+#include <mutex>
 #include <string>
 
 #include "kernels/cpu/isa.h"
 #include "ops/bitmask_args.h"
+#include "ops/bound_call.h"
 #include "ops/csr_args.h"
 #include "ops/sell_args.h"
 #include "ops/torch_threads.h"
@@ -75,71 +78,194 @@ void check_weights(const std::vector<Step>& steps, const std::vector<Tensor>& we
   }
 }
 
-// A call whose stages are made and whose outputs are there.
-struct Ready {
-  std::shared_ptr<const Stages> stages;
-  Threads threads;
-  std::vector<Tensor> inputs, outputs;  // as the call points at them
-  std::vector<Weight> views;
-  Call call{{}, {}, views};
-
-  Ready(std::vector<Tensor> given, const std::vector<Tensor>& weights, std::string program)
-      : threads(torch_threads()), inputs(std::move(given)) {
-    StagesKey key{std::move(program), {threads.count, static_cast<int64_t>(current_isa())}};
-    take_inputs(key);
-    for (const Tensor& t : weights) {
-      views.push_back(weight(t));
-      key.numbers.push_back(views.back().last);  // of counts, it tells the layout
+// A program with its weights.
+class Bound {
+ public:
+  Bound(std::vector<Tensor> weights, std::string program)
+      : weights_(std::move(weights)), program_(std::move(program)) {
+    for (const Tensor& t : weights_) {
+      views_.push_back(weight(t));
+      lasts_.push_back(views_.back().last);  // of counts, it tells the layout
     }
-    stages = cached_stages(key, [&] {
-      std::vector<Step> steps = parse_program(key.text);
-      check_weights(steps, weights);
-      return make_stages(std::move(steps), sizes, views, threads.count);
-    });
-    check_weights(stages->steps, weights);
-    for (const Sizes& s : stages->outputs) {
+  }
+
+  // Makes the outputs with `empty`. Milliseconds of steps are added to `times`, if there are any.
+  template <typename Empty>
+  void run(std::vector<const float*> inputs, const std::vector<Sizes>& sizes, const Empty& empty,
+           double* times = nullptr) {
+    Call call{std::move(inputs), {}, views_};
+    const Threads threads = torch_threads();
+    const std::shared_ptr<const Stages> stages = stages_of(sizes, threads.count);
+    for (const Sizes& s : stages->outputs) call.outputs.push_back(empty(s));
+    run_stages(*stages, call, threads, times);
+  }
+
+  std::vector<Tensor> run(std::vector<Tensor> inputs, double* times = nullptr) {
+    std::vector<const float*> x;
+    std::vector<Sizes> sizes;
+    for (Tensor& input : inputs) {
+      check(input.scalar_type() == ScalarType::Float && input.is_cpu(), kOp,
+            ": inputs must be float32 on the CPU; convert them with .float()");
+      input = dense_copy(input);
+      x.push_back(input.const_data_ptr<float>());
+      sizes.emplace_back(input.sizes().begin(), input.sizes().end());
+    }
+    std::vector<Tensor> outputs;
+    const auto empty = [&](const Sizes& s) {
       outputs.push_back(torch::stable::new_empty(
           inputs[0], torch::headeronly::IntHeaderOnlyArrayRef(s.data(), s.size())));
-      call.outputs.push_back(outputs.back().mutable_data_ptr<float>());
-    }
+      return outputs.back().mutable_data_ptr<float>();
+    };
+    run(std::move(x), sizes, empty, times);
+    return outputs;
   }
+
+  // The number of steps, which are checked against the weights.
+  int64_t steps() {
+    const std::vector<Step> steps = parse_program(program_);
+    check_weights(steps, weights_);
+    return static_cast<int64_t>(steps.size());
+  }
+
+  // Whether the weights lie elsewhere than when they were bound: their views dangle.
+  bool moved() const {
+    for (size_t i = 0; i < views_.size(); ++i)
+      if (weights_[i].const_data_ptr() != views_[i].data) return true;
+    return false;
+  }
+
+  std::shared_ptr<Bound> again() const { return std::make_shared<Bound>(weights_, program_); }
 
  private:
-  std::vector<Sizes> sizes;
-
-  void take_inputs(StagesKey& key) {
-    for (Tensor& x : inputs) {
-      check(x.scalar_type() == ScalarType::Float && x.is_cpu(), kOp,
-            ": inputs must be float32 on the CPU; convert them with .float()");
-      x = dense_copy(x);
-      call.inputs.push_back(x.const_data_ptr<float>());
-      sizes.emplace_back(x.sizes().begin(), x.sizes().end());
-      key.numbers.push_back(x.dim());
-      key.numbers.insert(key.numbers.end(), sizes.back().begin(), sizes.back().end());
+  // Those of the last call, where it was like this one.
+  std::shared_ptr<const Stages> stages_of(const std::vector<Sizes>& sizes, int64_t threads) {
+    std::vector<int64_t> numbers{threads, static_cast<int64_t>(current_isa())};
+    for (const Sizes& s : sizes) {
+      numbers.push_back(static_cast<int64_t>(s.size()));
+      numbers.insert(numbers.end(), s.begin(), s.end());
     }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (last_ && numbers == numbers_) return last_;
+    StagesKey key{program_, numbers};
+    key.numbers.insert(key.numbers.end(), lasts_.begin(), lasts_.end());
+    auto stages = cached_stages(key, [&] {
+      std::vector<Step> steps = parse_program(program_);
+      check_weights(steps, weights_);
+      return make_stages(std::move(steps), sizes, views_, threads);
+    });
+    check_weights(stages->steps, weights_);
+    numbers_ = std::move(numbers), last_ = std::move(stages);
+    return last_;
   }
+
+  std::vector<Tensor> weights_;
+  std::string program_;
+  std::vector<Weight> views_;
+  std::vector<int64_t> lasts_;
+  std::mutex mutex_;  // of what follows
+  std::vector<int64_t> numbers_;
+  std::shared_ptr<const Stages> last_;
 };
 
 std::vector<Tensor> run(std::vector<Tensor> inputs, std::vector<Tensor> weights,
                         std::string program) {
-  Ready ready(std::move(inputs), weights, std::move(program));
-  run_stages(*ready.stages, ready.call, ready.threads);
-  return std::move(ready.outputs);
+  return Bound(std::move(weights), std::move(program)).run(std::move(inputs));
 }
 
 Tensor run_times(std::vector<Tensor> inputs, std::vector<Tensor> weights, std::string program) {
-  Ready ready(std::move(inputs), weights, std::move(program));
-  const auto steps = static_cast<int64_t>(ready.stages->steps.size());
-  Tensor times = torch::stable::empty({steps}, ScalarType::Double);
+  Bound bound(std::move(weights), std::move(program));
+  Tensor times = torch::stable::empty({bound.steps()}, ScalarType::Double);
   torch::stable::zero_(times);
-  run_stages(*ready.stages, ready.call, ready.threads, times.mutable_data_ptr<double>());
+  bound.run(std::move(inputs), times.mutable_data_ptr<double>());
   return times;
+}
+
+// Bound programs by their numbers.
+class Bindings {
+ public:
+  int64_t add(std::shared_ptr<Bound> bound) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    bound_.emplace(++last_, std::move(bound));
+    return last_;
+  }
+  void remove(int64_t number) {
+    std::shared_ptr<Bound> gone;  // whose tensors go without the lock
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = bound_.find(number);
+    if (found == bound_.end()) return;
+    gone = std::move(found->second);
+    bound_.erase(found);
+  }
+  std::shared_ptr<Bound> at(int64_t number) {
+    std::shared_ptr<Bound> bound = find(number);
+    if (!bound->moved()) return bound;
+    bound = bound->again();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto found = bound_.find(number); found != bound_.end()) found->second = bound;
+    return bound;
+  }
+
+ private:
+  std::shared_ptr<Bound> find(int64_t number) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = bound_.find(number);
+    check(found != bound_.end(), "run_bound: bound must be what run_bind gave, got ", number,
+          "; bind the program again");
+    return found->second;
+  }
+
+  std::mutex mutex_;
+  std::map<int64_t, std::shared_ptr<Bound>> bound_;
+  int64_t last_ = 0;
+};
+
+Bindings& bindings() {
+  static Bindings* all = new Bindings;  // never destroyed: torch may be gone before
+  return *all;
+}
+
+int64_t run_bind(std::vector<Tensor> weights, std::string program) {
+  auto bound = std::make_shared<Bound>(std::move(weights), std::move(program));
+  bound->steps();
+  return bindings().add(std::move(bound));
+}
+
+void run_bound(const BoundCall& call) {
+  std::vector<Sizes> sizes;
+  for (int64_t i = 0; i < call.inputs; ++i)
+    sizes.emplace_back(call.sizes[i], call.sizes[i] + call.ranks[i]);
+  const auto empty = [&](const Sizes& s) {
+    return call.allocate(call.context, s.data(), static_cast<int64_t>(s.size()));
+  };
+  bindings().at(call.number)->run({call.x, call.x + call.inputs}, sizes, empty);
+}
+
+int64_t run_release(int64_t number) {
+  bindings().remove(number);
+  return number;
 }
 
 }  // namespace
 }  // namespace sparseprune
 
+extern "C" __attribute__((visibility("default"))) const char* sparseprune_run_bound(
+    const sparseprune::BoundCall* call) {
+  static thread_local std::string message;
+  try {
+    sparseprune::run_bound(*call);
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
 STABLE_TORCH_LIBRARY_IMPL(sparseprune, CPU, library) {
   library.impl("run", TORCH_BOX(&sparseprune::run));
   library.impl("run_times", TORCH_BOX(&sparseprune::run_times));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparseprune, CompositeExplicitAutograd, library) {
+  library.impl("run_bind", TORCH_BOX(&sparseprune::run_bind));
+  library.impl("run_release", TORCH_BOX(&sparseprune::run_release));
 }

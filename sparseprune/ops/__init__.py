@@ -8,6 +8,7 @@ from sparseprune import backends
 from sparseprune.ops import (
     bitmask,
     block,
+    bound,
     csr,
     csr_conv,
     nm,
@@ -20,6 +21,7 @@ from sparseprune.ops import (
 __all__ = [
     "bitmask",
     "block",
+    "bound",
     "csr",
     "csr_conv",
     "nm",

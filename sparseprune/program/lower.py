@@ -54,13 +54,17 @@ class Lowering:
         if (form := self.form) is not None:
             leaves = compiled(self.graph)
             return lambda model, *taken: pytree.tree_unflatten(leaves(model, *taken), form)
-        *inputs, call, output = self.graph.nodes
-        alone = call.op == "call_module" and call.args == tuple(inputs) and output.args == (call,)
-        if alone and all(node.op == "placeholder" for node in inputs):
-            name = str(call.target)
+        if name := self.alone():
             return lambda model, *tensors: model._modules[name](*tensors)
         run: Callable[..., Any] = compiled(self.graph)
         return run
+
+    def alone(self) -> str | None:
+        """The program that is all of the graph, if one is."""
+        *inputs, call, output = self.graph.nodes
+        plain = self.form is None and all(node.op == "placeholder" for node in inputs)
+        alone = call.op == "call_module" and call.args == tuple(inputs) and output.args == (call,)
+        return str(call.target) if plain and alone else None
 
 
 def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) -> Lowering:

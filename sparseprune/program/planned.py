@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules import module as torch_module
+from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
 from sparseprune.errors import summary
 from sparseprune.formats import PackedWeight
+from sparseprune.ops.bound import dispatched
 from sparseprune.program.arguments import Arguments, as_call
 from sparseprune.program.lower import Lowering, lower
-from sparseprune.program.program import Program
 from sparseprune.program.sizes import Sizes
 from sparseprune.program.tracing import NotTraced
+from sparseprune.program.watch import Quick, Watch, quick_way
 from sparseprune.state import unchanged
 
+KEPT = ("_watched", "_quick")
+"""What a planned model remembers from call to call."""
 TOLERANCE = 1e-4
 """Largest difference from the layers one by one, relative to the largest output."""
 
@@ -75,7 +78,7 @@ def unplan(model: nn.Module) -> nn.Module:
     if isinstance(model, Planned):
         for name in type(model)._program_names:
             model._modules.pop(name, None)
-        model.__dict__.pop("_watched", None)
+        model._forget()
         plain: Any = model
         plain.__class__ = type(model)._unplanned
     return model
@@ -160,16 +163,24 @@ class Planned:
     _unplanned: type[nn.Module]
     _arguments: Arguments
     _program_names: tuple[str, ...]
+    _alone: str | None
     _graph: fx.Graph
     _sizes: Sizes | None
     _form: pytree.TreeSpec | None
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """The programs where the call fits them, else the forward of the class."""
+        plain = not kwargs and not dispatched()
+        quick: Quick | None = self.__dict__.get("_quick") if plain else None
+        if quick is not None and (outputs := quick.run(args)) is not None:
+            return outputs
         taken = self._programmed(args, kwargs)
         if taken is None:
             return type(self)._unplanned.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
-        return self._run(*taken)  # type: ignore[attr-defined]
+        outputs = self._run(*taken)  # type: ignore[attr-defined]
+        if plain and self._alone and (quick is None or not quick.holds()):
+            self._quick = quick_way(self, self._watched, self._alone, self._arguments)  # type: ignore[arg-type]
+        return outputs
 
     def _programmed(self, args: Any, kwargs: Any) -> list[Any] | None:
         """What the graph takes of a call that the programs serve, or None."""
@@ -182,11 +193,10 @@ class Planned:
             return None
         numbers: tuple[Any, ...] | None = ()
         if self._sizes is not None:  # which are looked up: no graph of torch.compile's
-            compiling = torch.compiler.is_compiling()
-            numbers = None if compiling else self._sizes.of(self, tensors)  # type: ignore[arg-type]
+            numbers = None if is_compiling() else self._sizes.of(self, tensors)  # type: ignore[arg-type]
         if numbers is None:
             return None
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             for name in self._program_names:
                 self._modules[name].refresh()  # type: ignore[attr-defined]
         return [*numbers, *tensors]
@@ -195,29 +205,29 @@ class Planned:
         """Whether every module is the one it was, and nobody watches what it does."""
         watched = self.__dict__.get("_watched")
         if watched is None:
-            watched = _watch(self)  # type: ignore[arg-type]
-            if not torch.compiler.is_compiling():  # which puts tables of its own in place
+            watched = Watch(self)  # type: ignore[arg-type]
+            if not is_compiling():  # which puts tables of its own in place
                 self._watched = watched
-        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-            return False
-        modules, counts = watched
-        if any(len(table) != count for table, count in counts):
-            return False
-        for siblings, name, module, hooks, pre_hooks in modules:
-            if siblings.get(name) is not module or hooks or pre_hooks or module.training:
-                return False
-        return True
+        return watched.holds()
+
+    def _forget(self) -> None:
+        for name in KEPT:
+            self.__dict__.pop(name, None)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._forget()  # the tensors that were, which would live on
+        return super()._apply(fn, recurse)  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        state = {name: value for name, value in self.__dict__.items() if name != "_watched"}
+        state = {name: value for name, value in self.__dict__.items() if name not in KEPT}
         twin.__dict__.update(copy.deepcopy(state, memo))
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled without its programs: their class exists in this process alone."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_watched"}
+        state = {name: value for name, value in self.__dict__.items() if name not in KEPT}
         programs = self._program_names
         state["_modules"] = {n: m for n, m in state["_modules"].items() if n not in programs}
         return _plain, (self._unplanned, state)
@@ -253,20 +263,6 @@ class PlannedSequential(Planned):
         return next(islice(layers.values(), index % len(layers), None))
 
 
-def _watch(model: nn.Module) -> tuple[list[tuple[Any, ...]], list[tuple[Any, int]]]:
-    """Where each module is held, the module, its tables of hooks; and how many hold containers."""
-    modules = [
-        (parent._modules, name, child, child._forward_hooks, child._forward_pre_hooks)
-        for parent in model.modules()
-        if not isinstance(parent, (Program, PackedWeight))
-        for name, child in parent._modules.items()
-        if child is not None and not isinstance(child, (Program, PackedWeight))
-    ]
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    tables = [m._modules for m in model.modules() if isinstance(m, containers)]
-    return modules, [(table, len(table)) for table in tables]
-
-
 def become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
     """Give the model its programs and a class whose forward runs them."""
     cls = type(model)
@@ -275,6 +271,7 @@ def become(model: nn.Module, arguments: Arguments, lowering: Lowering) -> None:
         "_unplanned": cls,
         "_arguments": arguments,
         "_program_names": tuple(lowering.programs),
+        "_alone": lowering.alone() if lowering.sizes is None else None,
         "_graph": lowering.graph,
         "_sizes": lowering.sizes,
         "_form": lowering.form,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from typing_extensions import Self
 from sparseprune import backends
 from sparseprune.errors import bad
 from sparseprune.formats import CsrWeight, PackedWeight
+from sparseprune.ops.bound import POSSIBLE, Bound, dispatched
 from sparseprune.ops.run import parse
 from sparseprune.paths import find, find_module
-from sparseprune.program.derive import Derived, check_derived, make, packing_of, tensors_of
+from sparseprune.program.derive import READ, Derived, check_derived, make, packing_of, tensors_of
 from sparseprune.program.fits import check_fits
 from sparseprune.program.steps import Csr, Output
 from sparseprune.program.text import to_text
@@ -46,13 +48,14 @@ class Program(nn.Module):
     ) -> None:
         super().__init__()
         self.text, self.sources, self.derived = text, tuple(sources), tuple(derived)
-        self.backend, self.namespace = "auto", ""
+        self.backend, self.namespace, self.compiled = "auto", "", False
         outputs = sum(isinstance(step, Output) for step in parse(text))
-        self._single = outputs == 1
+        self.single = outputs == 1
         # Lists, which nn.Module does not look into: these modules and tensors belong to others.
         self._bound: list[tuple[nn.Module, str, str]] = []
         self._layers: list[nn.Module] = []
         self._seen: list[tuple[Tensor, int]] | None = None
+        self._ready: Bound | None = None
         for name, made in (own or {}).items():
             self._own(name, made)
 
@@ -118,7 +121,7 @@ class Program(nn.Module):
                 table = "_parameters" if name in owner._parameters else "_buffers"
                 self._bound.append((owner, table, name))
         self._layers = [_layer(root, d) for d in self.derived]
-        self._seen = None
+        self._seen = self._ready = None
         return self
 
     def tensors(self) -> list[Tensor]:
@@ -177,8 +180,9 @@ class Program(nn.Module):
         Raises:
             ValueError: unknown backend, or one that refuses this device.
         """
-        self.namespace = backends.choose(self._device(), backend).namespace
-        self.backend = backend
+        chosen = backends.choose(self._device(), backend)
+        self.namespace, self.backend = chosen.namespace, backend
+        self.compiled, self._ready = chosen is backends.CPU and POSSIBLE, None
         return self
 
     def _device(self) -> torch.device:
@@ -192,13 +196,41 @@ class Program(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which have tensors of their own."""
-        return {**self.__dict__, "_seen": None}
+        return {**self.__dict__, "_seen": None, "_ready": None}
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs: a tensor, or a tuple of several."""
-        op = getattr(torch.ops, self.namespace).run.default
-        outputs = op(list(inputs), self.tensors(), self.text)
-        return outputs[0] if self._single else tuple(outputs)
+        outputs = self.bound().run(inputs) if self.compiled and not dispatched() else None
+        if outputs is None:
+            op = getattr(torch.ops, self.namespace).run.default
+            outputs = op(list(inputs), self.tensors(), self.text)
+        return outputs[0] if self.single else tuple(outputs)
+
+    def bound(self) -> Bound:
+        """The program with its weights as they are now."""
+        weights, before = self.tensors(), self._ready
+        if before is not None and before.program is self.text and _same(before.weights, weights):
+            return before
+        self._ready = Bound(weights, self.text)
+        return self._ready
+
+    def watched(self) -> tuple[list[Any], list[Any]]:
+        """What :meth:`refresh` and :meth:`bound` look at.
+
+        Returns:
+            Dicts, keys and values; tensors and how often they were written to.
+        """
+        own = [(self.__dict__, "text", self.text), (self.__dict__, "compiled", self.compiled)]
+        held = [(getattr(m, t), name, getattr(m, t)[name]) for m, t, name in self._bound]
+        read = [
+            (table, name, table[name])
+            for layer in self._layers
+            for table in (layer._parameters, layer._buffers)
+            for name in READ
+            if name in table
+        ]
+        written = [(t, t._version) for _, _, t in read if t is not None and not t.is_inference()]
+        return [*own, *held, *read], written
 
     def extra_repr(self) -> str:
         return f"{len(self.text.splitlines())} steps, {len(self.sources)} sources"
@@ -210,6 +242,10 @@ def _layer(root: nn.Module, derived: Derived) -> nn.Module:
     except ValueError as error:
         argument = f"source of {derived.name!r}"
         raise bad("Program.bind", argument, "a layer of the model", str(error), _BIND) from error
+
+
+def _same(before: list[Tensor], now: list[Tensor]) -> bool:
+    return len(before) == len(now) and all(map(is_, before, now))
 
 
 def _version(tensor: Tensor) -> int:
