@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseprune import backends
-from sparseprune.autotune import BURST, caller
+from sparseprune.autotune import caller
 from sparseprune.formats import CsrWeight
 from sparseprune.nn.conv_program import ByProgram
 from sparseprune.ops.run import parse
@@ -30,10 +30,12 @@ from sparseprune.tuning import Milliseconds, Times
 
 STAYS = 0.98
 """Another packing is taken when its time is below this share of that of the one there is."""
-SECONDS, ROUNDS = 0.5, 3
-"""All formats are run in turn for about so long, and at least so often."""
-TURN_SECONDS = 0.1
-"""A turn of a slower program has fewer runs than BURST, but two."""
+RUNS = 2
+"""Counted in a turn, after one that finds the caches as another packing left them."""
+TURNS, SECONDS = 3, 0.5
+"""All packings have so many turns at least, and for so long at least."""
+MOST_TURNS, MOST_SECONDS = 8, 2.5
+"""Then either is enough."""
 ALIKE = 4
 """So many weights of equal steps are tried: memory and packing have an end."""
 
@@ -146,7 +148,7 @@ def step_ms(trial: Trial) -> list[float]:
 def _measure(
     tried: dict[Choice, Packings], programs: dict[str, Program], inputs: Inputs, kept: Times
 ) -> None:
-    """Medians of every format of these weights; steps that are alike share theirs."""
+    """Times of every format of these weights; steps that are alike share theirs."""
     names = {site.program for choice in tried for site in choice.sites}
     lineups = [
         [_trial(name, programs[name], inputs[name], tried, number) for name in sorted(names)]
@@ -154,7 +156,7 @@ def _measure(
     ]
     found: dict[str, Milliseconds] = defaultdict(dict)
     for (key, name), of_site in _samples(lineups).items():
-        found[key][name] = statistics.mean(map(statistics.median, of_site.values()))
+        found[key][name] = statistics.mean(map(_undisturbed, of_site.values()))
     for key, ms in found.items():
         kept.keep(key, ms)
 
@@ -183,19 +185,28 @@ def _trial(
 def _samples(lineups: Sequence[Sequence[Trial]]) -> Samples:
     """Runs in turn, so that drift hits all alike; as autotune.compare_ms."""
     samples: Samples = defaultdict(lambda: defaultdict(list))
-    end, turns = time.perf_counter() + SECONDS, 0
-    while turns < ROUNDS or time.perf_counter() < end:
+    begin, turns = time.perf_counter(), 0
+    while not _enough(turns, time.perf_counter() - begin):
         for lineup in lineups:
             for trial in lineup:
-                start = time.perf_counter()
-                step_ms(trial)  # finds the caches as another left them
-                runs = TURN_SECONDS / max(time.perf_counter() - start, 1e-9)
-                for _ in range(max(2, min(BURST, int(runs)))):
+                step_ms(trial)
+                for _ in range(RUNS):
                     ms = step_ms(trial)
                     for place, tried in trial.tried.items():
                         samples[tried][trial.program, place].append(max(ms[place], 1e-6))
         turns += 1
     return samples
+
+
+def _enough(turns: int, seconds: float) -> bool:
+    if turns < TURNS or seconds < SECONDS:
+        return False
+    return turns >= MOST_TURNS or seconds >= MOST_SECONDS
+
+
+def _undisturbed(ms: list[float]) -> float:
+    """The lower quartile: a shared machine is slow for seconds at a time, in some turns alone."""
+    return statistics.quantiles(ms, n=4, method="inclusive")[0]
 
 
 # Taking what is best

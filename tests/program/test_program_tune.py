@@ -61,12 +61,14 @@ def test_near_ties_stay(monkeypatch: pytest.MonkeyPatch, share: float, changes: 
     assert names(model) == ({"csr/rows"} if changes else before)
 
 
-def test_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ms", "share"), [(9.0, 0.5), (0.01, 0.05)])
+def test_disturbed_runs_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, ms: float, share: float
+) -> None:
     model, x = mlp()
     before, drawn = names(model), random.Random(0)
-    script_steps(
-        monkeypatch, lambda key, n: 0.01 if n == "csr/rows" and drawn.random() < 0.2 else 1
-    )
+    other = next(iter(before)) if ms > 1 else "csr/rows"
+    script_steps(monkeypatch, lambda key, n: ms if n == other and drawn.random() < share else 1)
     tune(model, x, Times())
     assert names(model) == before
 
