@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -138,6 +139,21 @@ def test_it_serves_no_convolution() -> None:
 # --- what the check of a loaded weight finds
 
 
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_slices_are_looked_at_in_batches(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sell_check, "BATCH", batch)
+    weight = sparse_weight((130, 70), 0.2, torch.Generator().manual_seed(0))
+    weight[32:64] = 0.0
+    packed = Sell().pack(weight)
+    batches = list(sell_check._batches(packed.starts))
+    assert batches[0][0] == 0 and batches[-1][1] == len(packed.starts) - 1
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(batches))
+    steps = [int(packed.starts[last] - packed.starts[first]) for first, last in batches]
+    several = [n for n, (first, last) in zip(steps, batches, strict=True) if last > first + 1]
+    assert max(several, default=0) <= batch
+    sell_check.check(packed)
+
+
 def test_random_corruption_is_refused_or_harmless() -> None:
     chance = torch.Generator().manual_seed(0)
     for rows, cols in [(3, 17), (16, 9), (40, 100), (130, 250)]:
@@ -170,8 +186,10 @@ CORRUPT = {
 ORDERS = {"twice": [0, *range(19)], "past": [*range(1, 21)], "before": [-1, *range(1, 20)]}
 
 
+@pytest.mark.parametrize("batch", [1, 6, sell_check.BATCH])
 @pytest.mark.parametrize("reason", CORRUPT)
-def test_what_is_wrong_is_said(reason: str) -> None:
+def test_what_is_wrong_is_said(reason: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sell_check, "BATCH", batch)
     weight = torch.zeros(20, 40)
     weight[:, [0, 3, 7, 20, 39]] = 1.0
     packed = Sell().pack(weight)

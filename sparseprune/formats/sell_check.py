@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ from sparseprune.formats.sell import (
 )
 
 MAX_WEIGHTS = 2**31
+BATCH = 2**14
+"""Steps that are looked at together."""
 
 
 def check(weight: PackedWeight) -> None:
@@ -88,8 +92,30 @@ def _wrong_places(weight: SellWeight) -> str | None:
     order, every = weight.order, torch.arange(weight.rows, device=columns.device)
     if len(order) and not torch.equal(order.long().sort().values, every):
         return f"an order that does not list each of {weight.rows} rows once"
-    _, row, column = entries(weight.values, columns, weight.windows, weight.starts, order[:0])
-    if bool((row >= weight.rows).any()):
+    reasons = (_wrong_slices(weight, *bounds) for bounds in _batches(weight.starts))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _batches(starts: Tensor) -> Iterator[tuple[int, int]]:
+    """Slices from the first to before the second, of about BATCH steps: entries take their room."""
+    first, end = 0, len(starts) - 1
+    while first < end:
+        full = torch.searchsorted(starts, starts[first] + BATCH, right=True)
+        last = min(max(first + 1, int(full) - 1), end)
+        yield first, last
+        first = last
+
+
+def _wrong_slices(weight: SellWeight, first: int, last: int) -> str | None:
+    """Of the entries of slices [first, last)."""
+    starts, step = weight.starts[first : last + 1], weight.starts[[first, last]].tolist()
+    windows = weight.windows[slice(*step)]
+    values, columns = (
+        each[step[0] * SLICE_ROWS : step[1] * SLICE_ROWS]
+        for each in (weight.values, weight.columns)
+    )
+    _, row, column = entries(values, columns, windows, starts - starts[0], weight.order[:0])
+    if bool((row + first * SLICE_ROWS >= weight.rows).any()):
         return f"values in rows past {weight.rows}"
     if bool((column >= weight.cols).any()):
         return f"columns past {weight.cols}"
