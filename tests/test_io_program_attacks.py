@@ -90,6 +90,7 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "derived recipe": derived(0, "__import__"),
     "derived other recipe": derived(0, "place"),
     "derived scale": derived(0, "scale"),
+    "derived slope": derived(0, "slope"),
     "derived path": derived(1, "norm"),
     "derived attribute": derived(1, "stem.__class__"),
     "derived tensor": derived(1, "stem.weight"),

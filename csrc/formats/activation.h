@@ -5,9 +5,23 @@
 namespace sparseprune {
 
 struct Activation {
-  enum Kind { kClamp, kLeaky, kSilu, kGelu, kGeluTanh, kHardswish, kHardsigmoid, kSigmoid, kTanh };
+  enum Kind {
+    kClamp,
+    kLeaky,
+    kElu,
+    kSilu,
+    kGelu,
+    kGeluTanh,
+    kHardswish,
+    kHardsigmoid,
+    kSigmoid,
+    kTanh,
+    kMish
+  };
   Kind kind = kClamp;
-  Clamp clamp;  // of kClamp; clamp.low is the slope of kLeaky
+  // Of kClamp; clamp.low is the slope of kLeaky, and what kElu multiplies e^v - 1 by, where
+  // clamp.high multiplies what is positive.
+  Clamp clamp;
 };
 
 }  // namespace sparseprune

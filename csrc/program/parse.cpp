@@ -73,13 +73,15 @@ Activation activation(Line& line) {
   Activation a;
   a.kind = line.one_of<Activation::Kind>({{"clamp", Activation::kClamp},
                                           {"leaky", Activation::kLeaky},
+                                          {"elu", Activation::kElu},
                                           {"silu", Activation::kSilu},
                                           {"gelu", Activation::kGelu},
                                           {"gelu_tanh", Activation::kGeluTanh},
                                           {"hardswish", Activation::kHardswish},
                                           {"hardsigmoid", Activation::kHardsigmoid},
                                           {"sigmoid", Activation::kSigmoid},
-                                          {"tanh", Activation::kTanh}});
+                                          {"tanh", Activation::kTanh},
+                                          {"mish", Activation::kMish}});
   a.clamp.low = static_cast<float>(line.number());
   a.clamp.high = static_cast<float>(line.number());
   return a;

@@ -227,6 +227,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 ACTIVATE: dict[str, Callable[[Tensor, Activation], Tensor]] = {
     "clamp": lambda x, a: x.clamp(a.low, a.high),
     "leaky": lambda x, a: F.leaky_relu(x, a.low),
+    "elu": lambda x, a: torch.where(x > 0, x * a.high, a.low * torch.expm1(x)),
     "silu": lambda x, a: F.silu(x),
     "gelu": lambda x, a: F.gelu(x),
     "gelu_tanh": lambda x, a: F.gelu(x, approximate="tanh"),
@@ -234,6 +235,7 @@ ACTIVATE: dict[str, Callable[[Tensor, Activation], Tensor]] = {
     "hardsigmoid": lambda x, a: F.hardsigmoid(x),
     "sigmoid": lambda x, a: x.sigmoid(),
     "tanh": lambda x, a: x.tanh(),
+    "mish": lambda x, a: F.mish(x),
 }
 """Kind of activation -> what it computes."""
 

@@ -82,16 +82,25 @@ def placed_channels(root: Any, channels: int, before: int, after: int) -> Packed
     return Csr("groups").pack(weight)
 
 
+def slopes(prelu: Any, channels: int) -> Tensor:
+    """The one slope of a PReLU, for every channel."""
+    slope: Tensor = prelu.weight.detach().expand(channels)
+    return slope.float().contiguous()
+
+
 RECIPES: dict[str, Callable[..., Made]] = {
     "conv": packed_conv,
     "scale": norm_scale,
     "shift": norm_shift,
+    "slope": slopes,
     "place": placed_channels,
 }
 """Name -> what makes the thing from its layer."""
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-SOURCES: dict[str, tuple[type[nn.Module], ...]] = {"conv": CONVS, "scale": NORMS, "shift": NORMS}
+SOURCES: dict[str, tuple[type[nn.Module], ...]] = {
+    "conv": CONVS, "scale": NORMS, "shift": NORMS, "slope": (nn.PReLU,),
+}  # fmt: skip
 """Name -> the layers that it takes; the others take numbers alone."""
 MAX_PLACED = 2**24
 """Weights of "place", written out: numbers from a file must not fill the memory."""
@@ -118,6 +127,8 @@ def check_derived(derived: Derived, layer: nn.Module) -> None:
 
 
 def _can(derived: Derived, layer: Any) -> bool:
+    if derived.recipe == "slope":
+        return layer.weight.numel() == 1 and _few(derived.numbers)
     if derived.recipe != "conv":
         return not derived.numbers and layer.running_mean is not None
     weight, numbers = layer.weight.detach().flatten(1), derived.numbers
@@ -126,6 +137,10 @@ def _can(derived: Derived, layer: Any) -> bool:
     if [type(n) for n in numbers] != [int, int] or numbers[0] not in range(len(LAYOUTS)):
         return False
     return _format(numbers).refuses(weight, layer.groups) is None
+
+
+def _few(numbers: tuple[int, ...]) -> bool:
+    return len(numbers) == 1 and type(numbers[0]) is int and 0 < numbers[0] <= MAX_PLACED
 
 
 def can_place(*numbers: int) -> bool:

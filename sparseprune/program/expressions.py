@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from sparseprune.program.moves import Probes
 
-_METHODS = ("add", "sub", "mul", "div", "pow", "neg", "exp", "erf", "tanh", "sigmoid", "square")
+_METHODS = ("add", "sub", "mul", "div", "pow", "neg", "exp", "log", "log1p", "erf", "tanh",
+            "sigmoid", "square")  # fmt: skip
 _OPERATORS = ("add", "sub", "mul", "truediv", "pow", "neg")
 ELEMENTWISE = {
     *_METHODS,
@@ -26,7 +27,7 @@ FEWEST, MOST = 3, 16
 """Steps of an activation that is written out."""
 TOLERANCE = 1e-6
 KNOWN: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (F.gelu, {"approximate": "tanh"}), (F.gelu, {}), (F.silu, {}), (F.hardswish, {}),
+    (F.gelu, {"approximate": "tanh"}), (F.gelu, {}), (F.silu, {}), (F.hardswish, {}), (F.mish, {}),
 )  # fmt: skip
 """Functions, and their options."""
 

@@ -15,6 +15,9 @@ from sparseprune.program.steps import Activation, Add
 
 RELU = Activation("clamp", 0.0)
 RELU6 = Activation("clamp", 0.0, 6.0)
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+"""Klambauer et al., "Self-normalizing neural networks" (2017)."""
+SELU = Activation("elu", SELU_SCALE * SELU_ALPHA, SELU_SCALE)
 
 
 def apply(input: Any, activation: Activation) -> Lowered:
@@ -62,6 +65,18 @@ def leaky(call: Call, input: Any, negative_slope: Any = 0.01, inplace: bool = Fa
     return apply(input, Activation("leaky", float(negative_slope)))
 
 
+def elu(call: Call, input: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+    """x where it is positive, else alpha (e^x - 1)."""
+    if type(alpha) not in (int, float):
+        return None
+    return apply(input, Activation("elu", float(alpha), 1.0))
+
+
+def celu(call: Call, input: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+    """As elu for alpha = 1; programs stretch no exponents."""
+    return elu(call, input) if alpha == 1 else None
+
+
 def gelu(call: Call, input: Any, approximate: str = "none") -> Lowered | None:
     """x times the normal distribution function of x, or nearly so."""
     kinds = {"none": "gelu", "tanh": "gelu_tanh"}
@@ -71,14 +86,20 @@ def gelu(call: Call, input: Any, approximate: str = "none") -> Lowered | None:
 _PLAIN = {
     "relu": fixed(RELU),
     "relu6": fixed(RELU6),
-    **{n: fixed(Activation(n)) for n in ("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh")},
-}
+    "selu": fixed(SELU),
+    **{n: fixed(Activation(n))
+       for n in ("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "mish")},
+}  # fmt: skip
 
 ACTIVATIONS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.ReLU: lambda call, m, input: apply(input, RELU),
     nn.ReLU6: lambda call, m, input: apply(input, RELU6),
     nn.Hardtanh: lambda call, m, input: clamp(call, input, m.min_val, m.max_val),
     nn.LeakyReLU: lambda call, m, input: leaky(call, input, m.negative_slope),
+    nn.ELU: lambda call, m, input: elu(call, input, m.alpha),
+    nn.CELU: lambda call, m, input: celu(call, input, m.alpha),
+    nn.SELU: lambda call, m, input: apply(input, SELU),
+    nn.Mish: lambda call, m, input: apply(input, Activation("mish")),
     nn.SiLU: lambda call, m, input: apply(input, Activation("silu")),
     nn.GELU: lambda call, m, input: gelu(call, input, m.approximate),
     nn.Hardswish: lambda call, m, input: apply(input, Activation("hardswish")),
@@ -90,12 +111,15 @@ ACTIVATIONS: dict[type[nn.Module], Callable[..., Any]] = {
 
 ACTIVATION_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     **{getattr(F, name): pattern for name, pattern in _PLAIN.items()},
-    **{getattr(torch, name): _PLAIN[name] for name in ("relu", "sigmoid", "tanh")},
+    **{getattr(torch, name): _PLAIN[name] for name in ("relu", "selu", "sigmoid", "tanh")},
     **{getattr(torch, f"{name}_"): _PLAIN[name] for name in ("relu", "sigmoid", "tanh")},
     F.hardtanh: hardtanh,
     F.hardtanh_: hardtanh,
     F.leaky_relu: leaky,
     F.leaky_relu_: leaky,
+    F.elu: elu,
+    F.elu_: elu,
+    F.celu: celu,
     F.gelu: gelu,
     torch.clamp: clamp,
     torch.clamp_: clamp,

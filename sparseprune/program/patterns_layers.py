@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.derive import can_place, layout_for
 from sparseprune.program.steps import (
     Activation,
+    Add,
     Bitmask,
     Csr,
     Depthwise,
@@ -185,6 +188,46 @@ def norm(call: Call, m: Any, input: Any) -> Lowered | None:
         first = b.use(b.derive("scale", call.path, m), b.derive("shift", call.path, m))
         return b.add(Depthwise, x=x[0], residual=-1, tensors=first, channels=m.num_features,
                      multiplier=1, has_bias=1, window=Window(),
+                     activation=Activation())  # fmt: skip
+
+    return Lowered((input,), emit, "image", "image")
+
+
+def prelu(call: Call, m: Any, input: Any) -> Lowered | None:
+    """A slope for every channel, or one for all, where x is negative."""
+    shapes = call.shapes(input)
+    if shapes is None or len(shapes[0]) not in (3, 4, 5):
+        return None
+    channels = shapes[0][1]
+    if m.weight.numel() not in (1, channels):
+        return None
+
+    def slopes(b: Builder) -> tuple[str, Any]:
+        if m.weight.numel() == channels:
+            return _named(call, "weight"), m.weight
+        return b.derive("slope", call.path, m, channels)
+
+    return _prelu(input, slopes, channels)
+
+
+def prelu_function(call: Call, input: Any, weight: Any) -> Lowered | None:
+    """The same with a parameter of the model."""
+    shapes, shape = call.shapes(input), call.shapes(weight)
+    if shapes is None or shape is None or len(shapes[0]) not in (3, 4, 5):
+        return None
+    if weight.op != "get_attr" or shape[0] != (shapes[0][1],):
+        return None
+    return _prelu(input, lambda b: (str(weight.target), weight), shapes[0][1])
+
+
+def _prelu(input: Any, slopes: Callable[[Builder], tuple[str, Any]], channels: int) -> Lowered:
+    """max(x, 0) + slope min(x, 0), which infinities do not turn to NaN."""
+
+    def emit(b: Builder, x: list[int]) -> int:
+        above = b.add(Add, x=x[0], residual=-1, activation=Activation("clamp", 0.0))
+        below = b.add(Add, x=x[0], residual=-1, activation=Activation("clamp", -math.inf, 0.0))
+        return b.add(Depthwise, x=below, residual=above, tensors=b.use(slopes(b)),
+                     channels=channels, multiplier=1, has_bias=0, window=Window(),
                      activation=Activation())  # fmt: skip
 
     return Lowered((input,), emit, "image", "image")

@@ -10,8 +10,8 @@ from typing import ClassVar, TypeAlias
 Triple: TypeAlias = tuple[int, int, int]
 """(depth, height, width); dimensions that an image lacks are 1 (0 for padding)."""
 
-ACTIVATIONS = ("clamp", "leaky", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "sigmoid",
-               "tanh")  # fmt: skip
+ACTIVATIONS = ("clamp", "leaky", "elu", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid",
+               "sigmoid", "tanh", "mish")  # fmt: skip
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -22,7 +22,7 @@ class Activation:
     Args:
         kind: of ``ACTIVATIONS``.
         low, high: of "clamp": lowest and highest output, so (0, inf) is ReLU and the default is
-            nothing; low is the slope of "leaky".
+            nothing; low is the slope of "leaky"; "elu" is high x for x > 0, else low (e^x - 1).
     """
 
     kind: str = "clamp"

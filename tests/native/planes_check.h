@@ -23,6 +23,8 @@ inline double activated(double v, const Activation& a) {
       return v < a.clamp.low ? a.clamp.low : v > a.clamp.high ? a.clamp.high : v;
     case Activation::kLeaky:
       return v > 0 ? v : v * a.clamp.low;
+    case Activation::kElu:
+      return v > 0 ? v * a.clamp.high : a.clamp.low * std::expm1(v);
     case Activation::kSilu:
       return v / (1 + std::exp(-v));
     case Activation::kGelu:
@@ -37,6 +39,8 @@ inline double activated(double v, const Activation& a) {
       return 1 / (1 + std::exp(-v));
     case Activation::kTanh:
       return std::tanh(v);
+    case Activation::kMish:
+      return v * std::tanh(std::log1p(std::exp(v)));
   }
   return kNan;
 }
@@ -64,7 +68,8 @@ inline std::vector<Activation> activations() {
   for (const Clamp& c : {Clamp{}, Clamp{0, kInf}, Clamp{0, 6}, Clamp{-.5f, .75f}})
     all.push_back({Activation::kClamp, c});
   all.push_back({Activation::kLeaky, {.1f, 0}});
-  for (int kind = Activation::kSilu; kind <= Activation::kTanh; ++kind)
+  all.push_back({Activation::kElu, {1.5f, .75f}});
+  for (int kind = Activation::kSilu; kind <= Activation::kMish; ++kind)
     all.push_back({static_cast<Activation::Kind>(kind), {}});
   return all;
 }

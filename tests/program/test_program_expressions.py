@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from program_models import Lambda, assert_close, planned, programs, sparsify, words
 from torch import Tensor, nn
 
@@ -29,11 +30,21 @@ def swish(x: Tensor) -> Tensor:
     return x / (1 + torch.exp(-x))
 
 
+def mish(x: Tensor) -> Tensor:
+    return x * torch.tanh(F.softplus(x))
+
+
+def mish_by_log(x: Tensor) -> Tensor:
+    return x * (1 + x.exp()).log().tanh()
+
+
 WRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "new_gelu": (new_gelu, "gelu_tanh"),
     "cubes": (cubes, "gelu_tanh"),
     "erf": (erf, "gelu"),
     "swish": (swish, "silu"),
+    "mish": (mish, "mish"),
+    "mish_by_log": (mish_by_log, "mish"),
 }
 
 

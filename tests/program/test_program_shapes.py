@@ -210,7 +210,7 @@ BAD_STEPS = {
     "kind": [Input(0, "video", 3, 2), Output(0)],
     "dims": [Input(0, "image", 3, 4), Output(0)],
     "mixed_dims": [Input(0, "image", 3, 2), Input(1, "image", 3, 1), Output(0)],
-    "activation": [Input(0, "image", 3, 2), Add(1, 0, -1, Activation("elu")), Output(1)],
+    "activation": [Input(0, "image", 3, 2), Add(1, 0, -1, Activation("softplus")), Output(1)],
     "stride": [
         Input(0, "image", 3, 2),
         Pool(1, 0, "max", 0, 0, Window(stride=(1, 0, 1))),
