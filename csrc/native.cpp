@@ -30,6 +30,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("standing", sparseprune::standing, py::arg("rows"), py::arg("sizes"), py::arg("versions"),
         "Whether every dict of [dict, key, value, ...] holds this very value, every one of [dict, "
         "count, ...] so many, and every tensor of [tensor, version, ...] was not written to.");
+  m.def("exchanges", sparseprune::exchanges, py::arg("exchange"),
+        "Whether run_bound can read tensors by this Tensor.__dlpack_c_exchange_api__.");
   m.def("run_bound", sparseprune::run_bound, py::arg("exchange"), py::arg("function"),
         py::arg("number"), py::arg("type"), py::arg("empty"), py::arg("args"),
         "The outputs of a bound program, without torch's dispatcher. None where args are not "

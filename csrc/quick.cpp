@@ -121,6 +121,11 @@ bool standing(const py::list& rows, const py::list& sizes, const py::list& versi
   return held(rows.ptr()) && sized(sizes.ptr()) && at_version(versions);
 }
 
+bool exchanges(const py::capsule& exchange) {
+  const auto& api = *exchange.get_pointer<DLPackExchangeAPI>();
+  return api.header.version.major == DLPACK_MAJOR_VERSION && api.dltensor_from_py_object_no_sync;
+}
+
 py::object run_bound(const py::capsule& exchange, std::uintptr_t function, int64_t number,
                      const py::handle& type, const py::handle& empty, const py::tuple& args) {
   const auto& api = *exchange.get_pointer<DLPackExchangeAPI>();

@@ -12,6 +12,9 @@ namespace sparseprune {
 bool standing(const pybind11::list& rows, const pybind11::list& sizes,
               const pybind11::list& versions);
 
+// Whether torch's tensors can be read so: the version of DLPack that this was compiled with.
+bool exchanges(const pybind11::capsule& exchange);
+
 // The outputs of a bound program (ops/bound_call.h), a list; None where args do not fit it.
 // `exchange` is Tensor.__dlpack_c_exchange_api__, `function` the address of sparseprune_run_bound.
 pybind11::object run_bound(const pybind11::capsule& exchange, std::uintptr_t function,

@@ -22,7 +22,9 @@ EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 NATIVE: Any = backends.native
 ADDRESS = backends.run_bound_address()
 EMPTY = partial(torch.empty, dtype=torch.float32, device="cpu")
-POSSIBLE = NATIVE is not None and ADDRESS != 0 and EXCHANGE is not None
+POSSIBLE = (
+    NATIVE is not None and ADDRESS != 0 and EXCHANGE is not None and NATIVE.exchanges(EXCHANGE)
+)
 """Whether programs can be bound here."""
 
 _modes, _traced = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
