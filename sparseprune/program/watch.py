@@ -42,7 +42,11 @@ def _flat(rows: Iterable[Sequence[Any]]) -> list[Any]:
 
 
 class Watch:
-    """Whether every module is the one it was, in eval mode, and nobody looks at what it does."""
+    """Whether every module is the one it was, in eval mode, and nobody looks at what it does.
+
+    Attributes:
+        rows, sizes: what `standing` is to be asked, one after the other.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         rows: list[Row] = []
@@ -60,14 +64,14 @@ class Watch:
                 if child is not None and not isinstance(child, (Program, PackedWeight)):
                     rows += [(parent._modules, name, child), (child.__dict__, "training", False)]
                     hooks += [child._forward_hooks, child._forward_pre_hooks]
-        self._rows, self._sizes = _flat(rows), _flat(sizes)
+        self.rows, self.sizes = _flat(rows), _flat(sizes)
         self._hooks, self._handles = hooks, -1
 
     def holds(self) -> bool:
         """The answer now."""
         if is_compiling():  # what is compiled in cannot be traced
-            return not any(self._hooks) and _standing(self._rows, self._sizes, [])
-        return self.unseen() and bool(standing(self._rows, self._sizes, []))
+            return not any(self._hooks) and _standing(self.rows, self.sizes, [])
+        return self.unseen() and bool(standing(self.rows, self.sizes, []))
 
     def unseen(self) -> bool:
         """Whether there are no hooks; looked for where torch made a handle of any since."""
@@ -96,7 +100,7 @@ class Quick:
         rows, versions = program.watched()
         rows.append((model.__dict__, "training", False))
         self._watch, self._ranks = watch, list(ranks)
-        self._rows, self._sizes = watch._rows + _flat(rows), watch._sizes
+        self._rows, self._sizes = watch.rows + _flat(rows), watch.sizes
         self._versions = _flat(versions)
         self._hooks = program._forward_hooks, program._forward_pre_hooks
         self._bound = program.bound()
