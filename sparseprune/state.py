@@ -42,9 +42,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         for container, content in kept:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(content)
-        with torch.no_grad():
-            for buffer, value in values.items():
-                if not torch.equal(buffer, value):  # a write, which makes programs derive anew
+        for buffer, value in values.items():
+            if not torch.equal(buffer, value):  # a write, which makes programs derive anew
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(value)
 
 

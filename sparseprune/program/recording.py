@@ -45,12 +45,13 @@ def record(
             its buffers.
     """
     kept = [*model.parameters(), *model.buffers()]
-    versions = [x._version for x in kept]
-    tracer = ExampleTracer(arguments, [x.clone() for x in example])
+    counted = [x for x in kept if not x.is_inference()]  # torch refuses to write into the others
+    versions = [x._version for x in counted]
     try:
-        with torch.no_grad(), unchanged(model):
+        with torch.inference_mode(False), torch.no_grad(), unchanged(model):
+            tracer = ExampleTracer(arguments, [x.clone() for x in example])
             graph = run(tracer, model)
-            if versions != [x._version for x in kept]:
+            if versions != [x._version for x in counted]:
                 raise NotTraced("the forward writes into its parameters or buffers")
         if tracer.refusal is not None:
             raise tracer.refusal

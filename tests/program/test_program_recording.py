@@ -129,6 +129,27 @@ def test_layers_and_functions_are_recorded_as_torch_fx_does() -> None:
     assert not any(n.target == "dim" or n.target is getattr for n in graph.nodes)
 
 
+def test_models_made_in_inference_mode_are_recorded() -> None:
+    with torch.inference_mode():
+        fast, x = planned(model(mlp), tokens()), tokens(3, 5)
+        assert next(fast.parameters()).is_inference()
+        check(fast, True, x)
+
+
+def test_writes_are_refused_in_inference_mode_as_well() -> None:
+    def counting(m: Any, x: Tensor) -> Tensor:
+        m.bias.add_(1)
+        return mlp(m, x)
+
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            made = model(counting)
+            before = made.bias.clone()
+            with pytest.raises(NotTraced):
+                record(made, Arguments(made, (tokens(),)), [tokens()])
+            assert torch.equal(made.bias, before)
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "MOST", 30)
     fast = planned(model(lambda m, x: mlp(m, x).view(*x.shape)), tokens())
