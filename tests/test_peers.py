@@ -24,6 +24,8 @@ from benchmarks.peers.cases import CASES, Case, prune_at_random
 from benchmarks.peers.measure import check, measure
 from benchmarks.peers.prepared import InProcess, Prepared
 from benchmarks.peers.problem import OLD_OPSET, Problem
+from benchmarks.peers.results import Row, Times
+from benchmarks.peers.targets import TARGETS, reached
 from benchmarks.peers.worker import burst
 from sparseprune import zoo
 
@@ -182,6 +184,7 @@ def test_of_transformers_all_layers_between_are_pruned(case: Case, dense: set[st
         (("--cases", "nothing"), "part of a title"),
         (("--without", "nobody"), "names of runtimes"),
         (("--sparsity", "90"), "[0, 1)"),
+        (("--targets",), "part of a title"),
     ],
 )
 def test_bad_arguments_are_named(
@@ -189,6 +192,37 @@ def test_bad_arguments_are_named(
 ) -> None:
     assert peers.main(arguments, [TINY]) == 2
     assert said in capsys.readouterr().out.replace("\n", " ")
+
+
+def row(runtime: str, ms: float) -> Row:
+    title = "ResNet-50, b1"
+    return Row(title, 0.9, runtime, Times(ms, ms, ms, ms, 2), "OpenVINO", 25.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ms", "deepsparse", "said"),
+    [(10.0, 12.6, "[green]2.50x|[green]1.26x"), (10.1, 12.5, "[red]2.48x|[red]1.24x")],
+)
+def test_targets_say_what_was_reached(ms: float, deepsparse: float, said: str) -> None:
+    table = reached([row("sparseprune", ms), row("OpenVINO", 25.0), row("DeepSparse", deepsparse)])
+    assert table.row_count == 1
+    _, share, dense, least, other, its = (next(iter(column.cells)) for column in table.columns)
+    assert (share, least, its) == ("90%", "2.50x", "1.25x")
+    assert said.split("|") == [str(dense).removesuffix("[/]"), str(other).removesuffix("[/]")]
+
+
+def test_targets_are_of_cases_and_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(TARGETS) <= {case.title for case in CASES}
+    assert peers.main(["--targets", "--sparsity", "0.6"]) == 2
+    assert "shares with a target" in capsys.readouterr().out.replace("\n", " ")
+    options = peers.parser().parse_args(["--targets", "--cases", "1 row"])
+    chosen = peers.select_cases(options, CASES)
+    assert [case.title for case in chosen] == [
+        "4 x Linear 1024 + ReLU, 1 row",
+        "Linear 4096x4096, 1 row",
+    ]
+    shares = peers.select_sparsities(options, chosen)
+    assert shares["4 x Linear 1024 + ReLU, 1 row"] == [0.9, 0.95]
 
 
 def test_list_shows_cases_and_runtimes(capsys: pytest.CaptureFixture[str]) -> None:

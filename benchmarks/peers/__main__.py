@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from .measure import measure
 from .plot import speedups
 from .results import Row, describe, facts, summary, table, write_csv
 from .runtimes import PEERS, DeepSparse, Peer
+from .targets import TARGETS, reached
 from .timing import PAUSE_S
 
 WIDTH = 120
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add("--no-deepsparse", action="store_true", help="leave DeepSparse out")
     add("--deepsparse-python", type=Path, default=deepsparse_process.PYTHON, metavar="PYTHON",
         help="the interpreter that DeepSparse is installed for")  # fmt: skip
+    add("--targets", action="store_true",
+        help="only what there are targets for, and say at the end which were reached")  # fmt: skip
     add("--list", action="store_true", help="print cases and runtimes, and end")
     return parser
 
@@ -54,8 +57,9 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) 
     if not console.is_terminal:
         console.width = WIDTH
     try:
-        peers, chosen = select_peers(options), select_cases(options.cases, cases)
-        sparsities = [check_sparsity("peers", "--sparsity", share) for share in options.sparsity]
+        peers, chosen = select_peers(options), select_cases(options, cases)
+        sparsities = select_sparsities(options, chosen)
+        chosen = [case for case in chosen if sparsities[case.title]]
     except ValueError as error:
         console.print(str(error), style="red", markup=False)
         return 2
@@ -72,7 +76,7 @@ def run(
     console: Console,
     cases: Sequence[Case],
     peers: Sequence[Peer],
-    sparsities: Sequence[float],
+    sparsities: Mapping[str, Sequence[float]],
 ) -> list[Row]:
     """Measures, prints each case when it is through, saves."""
     rows: list[Row] = []
@@ -82,7 +86,7 @@ def run(
         console.print(describe(about), highlight=False)
         for case in cases:
             first = len(rows)
-            for sparsity in sparsities:
+            for sparsity in sparsities[case.title]:
                 rows += measure(
                     case,
                     sparsity,
@@ -95,7 +99,7 @@ def run(
                 write_csv(rows, about, table_file)  # a run that is stopped keeps what it has
             console.print(table(rows[first:], peers))
     speedups(rows, about, picture)
-    console.print(summary(rows))
+    console.print(reached(rows) if options.targets else summary(rows))
     console.print(f"{table_file}, {picture}", highlight=False)
     return rows
 
@@ -112,13 +116,27 @@ def select_peers(options: argparse.Namespace) -> list[Peer]:
     return [own if isinstance(peer, DeepSparse) else peer for peer in peers]
 
 
-def select_cases(text: str, cases: Sequence[Case]) -> list[Case]:
-    """Those whose title contains `text`, in any case of letters."""
+def select_cases(options: argparse.Namespace, cases: Sequence[Case]) -> list[Case]:
+    """Those whose title contains the text asked for, in any case of letters."""
+    text = options.cases
+    cases = [case for case in cases if case.title in TARGETS or not options.targets]
     found = [case for case in cases if text.lower() in case.title.lower()]
     if not found:
         known = "; ".join(case.title for case in cases)
         raise bad("peers", "--cases", "part of a title", repr(text), f"known: {known}")
     return found
+
+
+def select_sparsities(options: argparse.Namespace, cases: Sequence[Case]) -> dict[str, list[float]]:
+    """Title of a case -> shares of zeros to measure it at."""
+    shares = [check_sparsity("peers", "--sparsity", share) for share in options.sparsity]
+    if not options.targets:
+        return {case.title: shares for case in cases}
+    wanted = {case.title: [s for s in shares if s in TARGETS[case.title]] for case in cases}
+    if not any(wanted.values()):
+        known = sorted({share for case in cases for share in TARGETS[case.title]})
+        raise bad("peers", "--sparsity", "shares with a target", str(shares), f"known: {known}")
+    return wanted
 
 
 def print_list(console: Console, cases: Sequence[Case], peers: Sequence[Peer]) -> None:

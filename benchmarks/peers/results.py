@@ -111,7 +111,7 @@ def table(rows: Sequence[Row], peers: Sequence[Peer]) -> Table:
     for sparsity, group in groupby(rows, lambda row: row.sparsity):
         found = {row.runtime: row for row in group}
         cells = (_cell(found[peer.name]) for peer in peers)
-        table.add_row(f"{sparsity:.0%}", *cells, *_ratios(list(found.values())))
+        table.add_row(f"{sparsity:.0%}", *cells, *map(_ratio, ratios(list(found.values()))))
     return table
 
 
@@ -124,8 +124,8 @@ def summary(rows: Sequence[Row]) -> Table:
         table.add_column(f"{share:.0%}", justify="right", no_wrap=True)
     for case, group in groupby(rows, lambda row: row.case):
         found = list(group)
-        cells = (_ratios([row for row in found if row.sparsity == share]) for share in shares)
-        table.add_row(case, *("  ".join(pair) for pair in cells))
+        pairs = (ratios([row for row in found if row.sparsity == share]) for share in shares)
+        table.add_row(case, *("  ".join(map(_ratio, pair)) for pair in pairs))
     return table
 
 
@@ -144,15 +144,17 @@ def _cell(row: Row) -> str:
     return f"[green]{ms}[/]" if row.runtime == row.best_dense else ms
 
 
-def _ratios(rows: Sequence[Row]) -> tuple[str, str]:
+def ratios(rows: Sequence[Row]) -> tuple[float | None, float | None]:
     """The fastest dense time and DeepSparse's, each / sparseprune's, of one case and sparsity."""
     ms = {row.runtime: row.times.ms for row in rows if row.times}
     own, dense = ms.get("sparseprune"), rows[0].best_dense_ms if rows else None
-    return _ratio(dense, own), _ratio(ms.get("DeepSparse"), own)
+    if own is None:
+        return None, None
+    deepsparse = ms.get("DeepSparse")
+    return dense and dense / own, deepsparse and deepsparse / own
 
 
-def _ratio(other: float | None, own: float | None) -> str:
-    if other is None or own is None:
+def _ratio(ratio: float | None) -> str:
+    if ratio is None:
         return "-"
-    color = "green" if other >= own else "red"
-    return f"[{color}]{other / own:.2f}x[/]"
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]"
