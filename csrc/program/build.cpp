@@ -98,7 +98,7 @@ void Builder::constrain(size_t step) {
   if (s.word == Word::kCsr || s.word == Word::kDepthwise) {
     if (!value(s.x).shape.tokens) constrain_window(step);
     if (s.y >= 0) layout_.same_pitch(s.out, s.y);
-  } else if (s.word == Word::kAdd || s.word == Word::kCat) {
+  } else if (s.word == Word::kAdd || s.word == Word::kMultiply || s.word == Word::kCat) {
     layout_.same_pitch(s.out, s.x);
     if (s.y >= 0) layout_.same_pitch(s.out, s.y);
   } else if (s.word == Word::kScale || s.word == Word::kChannels) {
@@ -230,6 +230,8 @@ void Builder::emit(size_t step) {
       return upsample(s);
     case Word::kAdd:
       return add(s);
+    case Word::kMultiply:
+      return multiply(s);
     case Word::kScale:
       return scale(s);
     case Word::kCat:
@@ -244,6 +246,8 @@ void Builder::emit(size_t step) {
       return picture(s);
     case Word::kNorm:
       return norm(s);
+    case Word::kRotary:
+      return rotary(s);
     case Word::kAttention:
       return attention(s);
     case Word::kTurn:

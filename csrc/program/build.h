@@ -57,6 +57,7 @@ class Builder {
   void adaptive(const Step& s);
   void upsample(const Step& s);
   void add(const Step& s);
+  void multiply(const Step& s);
   void scale(const Step& s);
   void cat(const Step& s);
   void channels(const Step& s);
@@ -66,6 +67,7 @@ class Builder {
   void pixels(const Step& s);
   void picture(const Step& s);
   void norm(const Step& s);
+  void rotary(const Step& s);
   void attention(const Step& s);
   void bitmask(const Step& s);
   void sell(const Step& s);

@@ -146,6 +146,30 @@ void Builder::add(const Step& s) {
        });
 }
 
+// Padding is zeros in both.
+void Builder::multiply(const Step& s) {
+  const Value& v = value(s.out);
+  const Planes y = v.planes;
+  const bool flat = v.shape.tokens;  // one stream, as in a sum
+  const int64_t lanes = flat ? kStretch : y.lanes();
+  const int64_t planes = flat ? (v.floats() + lanes - 1) / lanes : y.images * y.channels;
+  const int64_t n = parts(planes), floats = v.floats();
+  const Plan* plan = plan_.get();
+  work(n, {s.x, s.y}, s.out, [=, step = s](const Call& call, int64_t i) {
+    part(i, n, planes, [&](int64_t plane) {
+      const auto at = [&](int64_t value) {
+        const Planes& p = plan->values[value].planes;
+        return plan->at(call, value) +
+               (flat ? plane * lanes : p.at(plane / y.channels, plane % y.channels));
+      };
+      float* out = at(step.out);
+      plane_kernels().multiply(at(step.x), at(step.y),
+                               flat ? std::min(lanes, floats - plane * lanes) : lanes, out);
+      if (!flat) clear_margins(out - y.lead, y);
+    });
+  });
+}
+
 void Builder::upsample(const Step& s) {
   const Planes x = value(s.x).planes, y = value(s.out).planes;
   const Plan* plan = plan_.get();

@@ -146,7 +146,14 @@ void read_attention(Line& line, Step& s) {
   s.mask = line.within(-1, kMost);
   for (int64_t& first : s.first) first = line.within(0, kMost);
   s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
+  s.group = line.within(1, 1 << 16);
   s.causal = line.within(0, 1), s.scale = static_cast<float>(line.number());
+}
+void read_rotary(Line& line, Step& s) {
+  s.x = line.integer(), s.y = line.integer(), s.z = line.integer();
+  s.begin = line.within(0, kMost);
+  s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
+  s.count = line.within(2, 1 << 16), s.pairs = line.within(0, 1);
 }
 void read_pair(Line& line, Step& s) { s.x = line.integer(), s.y = line.integer(); }
 void read_add(Line& line, Step& s) { read_pair(line, s), s.activation = activation(line); }
@@ -166,6 +173,7 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"adaptive", {Word::kAdaptive, read_adaptive}},
                                                 {"upsample", {Word::kUpsample, read_upsample}},
                                                 {"add", {Word::kAdd, read_add}},
+                                                {"multiply", {Word::kMultiply, read_pair}},
                                                 {"scale", {Word::kScale, read_add}},
                                                 {"cat", {Word::kCat, read_pair}},
                                                 {"channels", {Word::kChannels, read_channels}},
@@ -173,6 +181,7 @@ const std::map<std::string, Reader> kReaders = {{"input", {Word::kInput, read_in
                                                 {"pixels", {Word::kPixels, read_pixels}},
                                                 {"picture", {Word::kPicture, read_pixels}},
                                                 {"norm", {Word::kNorm, read_norm}},
+                                                {"rotary", {Word::kRotary, read_rotary}},
                                                 {"attention", {Word::kAttention, read_attention}},
                                                 {"output", {Word::kOutput, read_x}}};
 

@@ -90,6 +90,8 @@ class Inference {
         return picture(s);
       case Word::kNorm:
         return norm(s);
+      case Word::kRotary:
+        return rotary(s);
       case Word::kAttention:
         return attention(s);
       case Word::kCat:
@@ -99,6 +101,7 @@ class Inference {
       case Word::kScale:
         return scale(s);
       case Word::kAdd:
+      case Word::kMultiply:
         return with_residual(at(s.x), s.y);
       case Word::kOutput:
       case Word::kTurn:
@@ -253,10 +256,21 @@ class Inference {
       refuse("inputs", "of " + number(s.channels) + " features", number(x.channels));
     return x;
   }
+  Shape rotary(const Step& s) {
+    Shape y = tokens(s.x, s.begin + s.heads * s.head);
+    for (int64_t table : {s.y, s.z})
+      if (tokens(table, s.count).images != y.images || at(table).channels != s.count)
+        refuse("inputs", "angles of every token", "others");
+    if (s.count > s.head || s.count % 2)
+      refuse("program", "of heads that turn in planes", number(s.count));
+    y.channels = s.heads * s.head;
+    return y;
+  }
   Shape attention(const Step& s) {
-    const int64_t width = s.heads * s.head;
+    if (s.heads % s.group) refuse("program", "of equal groups of heads", number(s.group));
+    const int64_t width = s.heads * s.head, shared = width / s.group;
     Shape y = tokens(s.x, s.first[0] + width);
-    const Shape &k = tokens(s.y, s.first[1] + width), &v = tokens(s.z, s.first[2] + width);
+    const Shape &k = tokens(s.y, s.first[1] + shared), &v = tokens(s.z, s.first[2] + shared);
     const auto sequences = [](const Sizes& lead) { return Sizes(lead.begin(), lead.end() - 1); };
     if (y.lead.empty() || k.lead.empty() || k.lead != v.lead ||
         sequences(y.lead) != sequences(k.lead) || k.lead.back() < 1)

@@ -39,11 +39,13 @@ enum class Word {
   kAdaptive,
   kUpsample,
   kAdd,
+  kMultiply,
   kScale,
   kCat,
   kChannels,
   kFlatten,
   kNorm,
+  kRotary,
   kAttention,
   kPixels,
   kPicture,
@@ -56,8 +58,8 @@ enum class Word {
 struct Step {
   Word word;
   int64_t out = -1, x = -1;
-  int64_t y = -1;       // the second value: residual, by, y, key
-  int64_t z = -1;       // the third: value
+  int64_t y = -1;       // the second value: residual, by, y, key, cos
+  int64_t z = -1;       // the third: value, sin
   int64_t mask = -1;    // the fourth: what is added to scores
   int64_t tensors = 0;  // index of its first tensor
   int64_t rows = 0, cols = 0, block = 0, groups = 1, has_bias = 0;
@@ -66,10 +68,11 @@ struct Step {
   bool average = false, ceil = false, count_padding = false;
   int64_t size[3] = {1, 1,
                      1};  // that adaptive averages make (0 keeps one); times that nearest repeats
-  int64_t begin = 0, count = 0;  // channels that are chosen
+  int64_t begin = 0, count = 0;  // channels that are chosen; that are turned, of every head
   int64_t first[3] = {0, 0, 0};  // channels of query, key and value in theirs
   int64_t heads = 1, head = 1;   // of attention, and channels of each
-  bool causal = false, centred = true;
+  int64_t group = 1;             // heads of queries that share those of keys and values
+  bool causal = false, centred = true, pairs = false;
   float scale = 1.f, epsilon = 0.f;
   Window window{};
   Activation activation{};

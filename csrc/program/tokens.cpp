@@ -17,6 +17,7 @@ std::optional<bool> wants_rows(const Step& s, int64_t tokens) {
       return true;
     case Word::kLinear:
       return tokens <= kDotTokens;
+    case Word::kRotary:
     case Word::kAttention:
     case Word::kDepthwise:
     case Word::kPixels:

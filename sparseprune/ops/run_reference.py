@@ -18,6 +18,7 @@ from sparseprune.ops.bitmask import BITMASK
 from sparseprune.ops.linear import LinearFormat
 from sparseprune.ops.products import multiply
 from sparseprune.ops.sell import SELL
+from sparseprune.program.rotary import rotate
 from sparseprune.program.steps import (
     Activation,
     Adaptive,
@@ -31,6 +32,7 @@ from sparseprune.program.steps import (
     Input,
     Linear,
     Mean,
+    Multiply,
     OnTokens,
     Pool,
     Scale,
@@ -39,7 +41,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
 
 Weights = Sequence[Tensor]
 Layer: TypeAlias = Csr | OnTokens | Depthwise | Norm
@@ -171,6 +173,10 @@ def _add(step: Add, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return _finish(values[step.x], step, values)
 
 
+def _multiply(step: Multiply, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    return values[step.x] * values[step.y]
+
+
 def _scale(step: Scale, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return activate(values[step.x] * values[step.by], step.activation)
 
@@ -185,12 +191,22 @@ def _norm(step: Norm, values: dict[int, Tensor], weights: Weights) -> Tensor:
     return y if bias is None else y + bias.view(-1)
 
 
+def _rotary(step: Rotary, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    x = values[step.x]
+    cos, sin = (values[v].reshape(*x.shape[:-1], step.turned) for v in (step.cos, step.sin))
+    return rotate(x, cos, sin, step.first, step.heads, step.head, bool(step.pairs))
+
+
 def _attention(step: Attention, values: dict[int, Tensor], weights: Weights) -> Tensor:
-    width = step.heads * step.head
     q, k, v = (
-        values[read][..., first : first + width].unflatten(-1, (step.heads, step.head))
-        for read, first in zip((step.x, step.key, step.value), step.first, strict=True)
-    )
+        values[read][..., first : first + heads * step.head]
+        .unflatten(-1, (heads, step.head))
+        .repeat_interleave(step.heads // heads, -2)
+        for read, first, heads in zip(
+            (step.x, step.key, step.value), step.first,
+            (step.heads, *[step.heads // step.group] * 2), strict=True
+        )
+    )  # fmt: skip
     scores = q.transpose(-2, -3) @ k.movedim(-3, -1) * step.scale
     if step.mask != -1:
         scores = scores + values[step.mask].reshape(-1, 1, *scores.shape[-2:])
@@ -249,11 +265,13 @@ KERNELS: dict[type[Step], Callable[[Any, dict[int, Tensor], Weights], Tensor]] =
     Adaptive: _adaptive,
     Upsample: _upsample,
     Add: _add,
+    Multiply: _multiply,
     Scale: _scale,
     Cat: lambda step, values, weights: torch.cat([values[step.x], values[step.y]], 1),
     Channels: _channels,
     Flatten: lambda step, values, weights: values[step.x].flatten(1)[None],
     Norm: _norm,
+    Rotary: _rotary,
     Attention: _attention,
     Pixels: _pixels,
     Picture: _picture,

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparseprune.program.masks import Masks, Scores, scores_of
-from sparseprune.program.moves import Probes, back, factor, first_channel, joined
+from sparseprune.program.moves import Probes, back, factor, first_channel, joined, repeated
+from sparseprune.program.rotary import Tables, Turned, rotate, table_of_tokens, turned_heads
 from sparseprune.program.steps import Triple
 
 PRODUCTS = ("matmul", "bmm", torch.matmul, torch.bmm, matmul)
@@ -37,16 +38,21 @@ def attend(
     first: Triple,
     heads: int,
     head: int,
+    group: int,
     causal: bool,
     scale: float,
 ) -> Tensor:
     """softmax(scale q k^T + mask) v of every head, which begin at channels `first`.
 
-    query, key, value: [..., tokens, channels]; mask: [..., 1, queries, keys].
+    query, key, value: [..., tokens, channels]; mask: [..., 1, queries, keys]; group: heads of
+    queries that share one of keys and values.
     """
     q, k, v = (
-        x[..., at : at + heads * head].unflatten(-1, (heads, head)).transpose(-2, -3)
-        for x, at in zip((query, key, value), first, strict=True)
+        x[..., at : at + heads // times * head]
+        .unflatten(-1, (heads // times, head))
+        .transpose(-2, -3)
+        .repeat_interleave(times, -3)
+        for x, at, times in zip((query, key, value), first, (1, group, group), strict=True)
     )
     mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
     return mixed.transpose(-2, -3).flatten(-2)
@@ -55,9 +61,10 @@ def attend(
 def attentions(graph: fx.Graph, modules: dict[str, nn.Module], probes: Probes) -> Iterator[Found]:
     """Every attention whose queries, keys and values are the heads of some tokens."""
     masks: Masks = {}
+    tables: Tables = {}
     for node in list(graph.nodes):
         core = _fused(node, probes) or _spelled(node, modules, probes)
-        if core is not None and (found := _found(core, probes, masks)) is not None:
+        if core is not None and (found := _found(core, probes, masks, tables)) is not None:
             yield found
 
 
@@ -78,6 +85,7 @@ class _Core:
     mask: Any
     fill: float | None  # what masked scores become; None: the mask is added, or says what is seen
     inner: list[fx.Node]
+    grouped: bool = False  # fewer heads of keys and values are allowed
 
 
 def _fused(node: Any, probes: Probes) -> _Core | None:
@@ -94,12 +102,13 @@ def _fused(node: Any, probes: Probes) -> _Core | None:
         scale: Any = None,
         enable_gqa: Any = False,
     ) -> _Core | None:
-        if dropout_p != 0 or type(is_causal) is not bool:
+        if dropout_p != 0 or type(is_causal) is not bool or type(enable_gqa) is not bool:
             return None
         number = None if scale is None else probes.number(scale)
         if scale is not None and number is None:
             return None
-        return _Core(node, query, key, value, False, is_causal, number, attn_mask, None, [])
+        return _Core(node, query, key, value, False, is_causal, number, attn_mask, None, [],
+                     enable_gqa)  # fmt: skip
 
     return core(*node.args, **node.kwargs)
 
@@ -171,36 +180,111 @@ def _scaled(node: Any, probes: Probes, inner: list[fx.Node]) -> tuple[Any, float
     return node, scale
 
 
-def _found(core: _Core, probes: Probes, masks: Masks) -> Found | None:
+@dataclass(frozen=True)
+class _Heads:
+    """Heads of tokens `source`, from channel `first` on, each `times` times in turn.
+
+    rotation: what turns them on the way, before they are repeated; `first` is theirs then.
+    """
+
+    node: fx.Node
+    source: fx.Node
+    first: int
+    times: int
+    chain: list[fx.Node]
+    factor: float
+    rotation: Turned | None = None
+
+
+def _heads(node: fx.Node, turned: bool, probes: Probes) -> _Heads | None:
+    """Where heads [N, heads, T, channels] come from; turned: tokens come last."""
+    shape = probes.shape(0, node)
+    if shape is None or len(shape) not in (3, 4):
+        return None
+    head = shape[-2] if turned else shape[-1]
+    source, chain, by = back(node, probes)
+    found = first_channel(source, chain, (*shape[1:-2], head), turned, probes)
+    if found is not None:
+        return _Heads(node, source, *found, chain, by)
+    if len(shape) == 3 or (rotation := turned_heads(source, probes)) is None:
+        return None
+    times, before = repeated(source, chain, turned, probes), _heads(rotation.x, False, probes)
+    if times is None or before is None or before.times != 1 or before.rotation is not None:
+        return None
+    chain = [*before.chain, *rotation.inner, source, *chain]
+    factor = by * before.factor
+    return _Heads(source, before.source, before.first, times, chain, factor, rotation)
+
+
+def _tokens(
+    heads: _Heads, probes: Probes, tables: Tables
+) -> tuple[fx.Node, int, list[fx.Node]] | None:
+    """The tokens that attention reads, the channel where heads begin, and what was made for it."""
+    if heads.rotation is None:
+        return heads.source, heads.first, []
+    found = [
+        table_of_tokens(table, heads.rotation.x, probes, tables)
+        for table in (heads.rotation.cos, heads.rotation.sin)
+    ]
+    if None in found:
+        return None
+    (cos, made), (sin, more) = found  # type: ignore[misc]
+    shapes = [probes.shape(p, heads.rotation.x) or () for p in range(len(probes.shapes))]
+    _, count, _, head = shapes[0]
+    with heads.node.graph.inserting_after(heads.node):
+        taken = (heads.source, cos, sin, heads.first, count, head, heads.rotation.pairs)
+        node = heads.node.graph.call_function(rotate, taken)
+    for found_, (n, _, tokens, _) in zip(probes.shapes, shapes, strict=True):
+        found_[node.name] = (n, tokens, count * head)
+    return node, 0, [*made, *more, node]
+
+
+def _found(core: _Core, probes: Probes, masks: Masks, tables: Tables) -> Found | None:
     shape = probes.shape(0, core.query)
     if shape is None or len(shape) not in (3, 4):
         return None
     heads, head = shape[1] if len(shape) == 4 else 1, shape[-1]
     scale = head**-0.5 if core.scale is None else core.scale
-    sources, chains, factors = [], [core.node, *core.inner], []
-    for node, turned in ((core.query, False), (core.key, core.turned), (core.value, False)):
-        source, chain, by = back(node, probes)
-        first = first_channel(source, chain, (*shape[1:-2], head), turned, probes)
-        if first is None:
-            return None
-        sources.append((source, first))
-        chains += chain
-        factors.append(by)
-    if factors[2] != 1:
+    read = [
+        _heads(node, turned, probes)
+        for node, turned in ((core.query, False), (core.key, core.turned), (core.value, False))
+    ]
+    if any(r is None for r in read):
         return None
-    scale *= factors[0] * factors[1]
+    query, key, value = [r for r in read if r is not None]
+    group = _group(core, query, key, value, heads, probes)
+    if group is None or value.factor != 1:
+        return None
+    scale *= query.factor * key.factor
     forward = [core.node] if len(shape) == 3 else joined(core.node, heads, head, probes)
     if forward is None:
         return None
     mask, made = None, list[fx.Node]()
     if core.mask is not None:
-        query, key, _ = (source for source, _ in sources)
-        own = query is key or query.args[:1] == key.args[:1]
-        sizes = Scores(core.query, core.key, core.turned, own)
+        q, k = query.source, key.source
+        sizes = Scores(core.query, core.key, core.turned, q is k or q.args[:1] == k.args[:1])
         mask, made = scores_of(core.mask, core.fill, sizes, probes, masks)
         if mask is None:
             return None
-    firsts = tuple(first for _, first in sources)
-    arguments = (*(s for s, _ in sources), mask, firsts, heads, head, core.causal, scale)
-    chain = [*chains, *made, *forward[:-1]]
+    tokens = [_tokens(r, probes, tables) for r in (query, key, value)]
+    if any(t is None for t in tokens):
+        return None
+    sources, firsts, more = zip(*[t for t in tokens if t is not None], strict=True)
+    arguments = (*sources, mask, firsts, heads, head, group, core.causal, scale)
+    chain = [core.node, *core.inner, *query.chain, *key.chain, *value.chain, *made]
+    chain += [node for nodes in more for node in nodes] + forward[:-1]
     return Found(forward[-1], arguments, [n for n in chain if n is not forward[-1]])
+
+
+def _group(
+    core: _Core, query: _Heads, key: _Heads, value: _Heads, heads: int, probes: Probes
+) -> int | None:
+    """Heads of queries for each of keys and values, if it is one number."""
+    groups = set()
+    for node, each in ((core.key, key), (core.value, value)):
+        shape = probes.shape(0, node) or ()
+        count = shape[1] if len(shape) == 4 else 1
+        if count not in (heads, 1) and not core.grouped:
+            return None
+        groups.add(heads // count * each.times if heads % count == 0 else 0)
+    return groups.pop() if len(groups) == 1 and query.times == 1 and 0 not in groups else None

@@ -26,7 +26,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
 
 _WAY_OUT = "write it with to_text"
 COUNTS: dict[type[Step], tuple[str, ...]] = {
@@ -37,6 +37,7 @@ COUNTS: dict[type[Step], tuple[str, ...]] = {
     Depthwise: ("tensors", "channels"),
     Channels: ("begin",),
     Norm: ("tensors",),
+    Rotary: ("first",),
     Input: ("channels",),
 }
 """Fields that must not be negative."""
@@ -55,12 +56,13 @@ FLAGS: dict[type[Step], tuple[str, ...]] = {
     Depthwise: ("has_bias",),
     Pool: ("ceil", "count_padding"),
     Norm: ("has_bias", "centred"),
+    Rotary: ("pairs",),
     Attention: ("causal",),
 }
 """Fields that must be 0 or 1."""
 MOST, MOST_IN_WINDOW, MOST_VALUES = 2**31, 2**16, 2**20
 """Largest count, number of a window, and value: products of two counts stay in 64 bits."""
-READS = ("x", "by", "y", "key", "value")
+READS = ("x", "by", "y", "key", "value", "cos", "sin")
 OPTIONAL = ("residual", "mask")
 """Fields that name a value; those of the second kind may be -1 as well."""
 
@@ -128,6 +130,14 @@ def _check_fields(step: Step) -> None:
                   step.size, _WAY_OUT)  # fmt: skip
     if isinstance(step, Norm) and not 0 <= step.epsilon < math.inf:
         raise bad("program", f"epsilon of {step}", "a number of at least 0", step.epsilon, _WAY_OUT)
+    if isinstance(step, (Attention, Rotary)) and not all(
+        1 <= n <= MOST_IN_WINDOW for n in (step.heads, step.head)
+    ):
+        raise bad("program", f"heads of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
+                  (step.heads, step.head), _WAY_OUT)  # fmt: skip
+    if isinstance(step, Rotary) and (step.turned % 2 or not 2 <= step.turned <= step.head):
+        raise bad("program", f"turned of {step}", f"even, at least 2 and at most {step.head}",
+                  step.turned, _WAY_OUT)  # fmt: skip
     if isinstance(step, Attention):
         _check_attention(step)
     if isinstance(step, (Pixels, Picture)) and step.dims not in (1, 2):
@@ -141,9 +151,9 @@ def _check_attention(step: Attention) -> None:
     if not all(0 <= first <= MOST for first in step.first):
         raise bad("program", f"first of {step}", f"at least 0 and at most {MOST}", step.first,
                   _WAY_OUT)  # fmt: skip
-    if not all(1 <= n <= MOST_IN_WINDOW for n in (step.heads, step.head)):
-        raise bad("program", f"heads of {step}", f"at least 1 and at most {MOST_IN_WINDOW}",
-                  (step.heads, step.head), _WAY_OUT)  # fmt: skip
+    if step.group < 1 or step.heads % step.group:
+        raise bad("program", f"group of {step}", f"a divisor of {step.heads} heads", step.group,
+                  _WAY_OUT)  # fmt: skip
     if not math.isfinite(step.scale):
         raise bad("program", f"scale of {step}", "a finite number", step.scale, _WAY_OUT)
 

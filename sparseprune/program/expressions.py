@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,13 @@ def _found(root: fx.Node, places: dict[fx.Node, int], probes: Probes) -> Express
     return None
 
 
-def _known(steps: list[fx.Node], source: fx.Node, probes: Probes) -> Any:
-    """The function that these steps compute, in float64, if it is one of ``KNOWN``."""
-    x = torch.linspace(-8, 8, 801, dtype=torch.float64)
+def computed(
+    steps: list[fx.Node], source: fx.Node, x: Tensor, probes: Probes, skipped: Container[Any] = ()
+) -> Any:
+    """What the last of these steps is for this source; None where one fails.
+
+    skipped: targets of steps that give what they take.
+    """
     env: dict[fx.Node, Any] = {source: x}
 
     def value(node: fx.Node) -> Any:
@@ -85,14 +89,21 @@ def _known(steps: list[fx.Node], source: fx.Node, probes: Probes) -> Any:
     for node in steps:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), value)
         try:
-            env[node] = (
-                getattr(args[0], str(node.target))(*args[1:], **kwargs)
-                if node.op == "call_method"
-                else node.target(*args, **kwargs)  # type: ignore[operator]
-            )
+            if node.target in skipped:
+                env[node] = args[0]
+            elif node.op == "call_method":
+                env[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, TypeError, AttributeError):
             return None
-    y = env[steps[-1]]
+    return env[steps[-1]]
+
+
+def _known(steps: list[fx.Node], source: fx.Node, probes: Probes) -> Any:
+    """The function that these steps compute, in float64, if it is one of ``KNOWN``."""
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    y = computed(steps, source, x, probes)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         return None
     same = (k for k in KNOWN if torch.allclose(k[0](x, **k[1]), y, rtol=0, atol=TOLERANCE))

@@ -26,6 +26,7 @@ from sparseprune.program.steps import (
     Flatten,
     Input,
     Linear,
+    Multiply,
     OnTokens,
     Output,
     Pool,
@@ -34,7 +35,7 @@ from sparseprune.program.steps import (
     Step,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
 
 _WAY_OUT = "save the model again"
 
@@ -166,7 +167,7 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
             raise bad("program", f"value {step.x} of {step}", f"tokens of {step.cols} channels",
                       f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
         return kind, step.rows
-    if isinstance(step, Add):
+    if isinstance(step, (Add, Multiply)):
         return kind, channels
     if isinstance(step, Norm):
         if kind != "tokens" or channels not in (None, step.channels):
@@ -175,6 +176,8 @@ def _value(step: Any, known: Known) -> tuple[str, int | None]:
         return kind, channels
     if isinstance(step, Attention):
         return _attended(step, known)
+    if isinstance(step, Rotary):
+        return _turned(step, known)
     if isinstance(step, Picture) and kind == "tokens" and channels is not None:
         return "image", channels
     if isinstance(step, Depthwise) and kind == "tokens":
@@ -206,15 +209,31 @@ def _scaled(step: Depthwise, channels: int | None) -> int:
     return step.channels
 
 
+def _turned(step: Rotary, known: Known) -> tuple[str, int]:
+    width = step.heads * step.head
+    _check_tokens(step, step.x, step.first + width, known)
+    for table in (step.cos, step.sin):
+        if known[table] not in (("tokens", None), ("tokens", step.turned)):
+            raise bad("program", f"value {table} of {step}", f"tokens of {step.turned} channels",
+                      known[table], _WAY_OUT)  # fmt: skip
+    return "tokens", width
+
+
+def _check_tokens(step: Step, value: int, least: int, known: Known) -> None:
+    kind, channels = known[value]
+    if kind != "tokens" or (channels is not None and least > channels):
+        raise bad("program", f"value {value} of {step}", f"tokens of {least} channels",
+                  f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
+
+
 def _attended(step: Attention, known: Known) -> tuple[str, int]:
     width = step.heads * step.head
     if step.mask != -1 and known[step.mask][0] != "tokens":
         raise bad("program", f"mask of {step}", "tokens", known[step.mask][0], _WAY_OUT)
-    for value, first in zip((step.x, step.key, step.value), step.first, strict=True):
-        kind, channels = known[value]
-        if kind != "tokens" or (channels is not None and first + width > channels):
-            raise bad("program", f"value {value} of {step}", f"tokens of {first + width} channels",
-                      f"{channels} channels of {kind}", _WAY_OUT)  # fmt: skip
+    widths = (width, width // step.group, width // step.group)
+    read = zip((step.x, step.key, step.value), step.first, widths, strict=True)
+    for value, first, its in read:
+        _check_tokens(step, value, first + its, known)
     return "tokens", width
 
 

@@ -17,7 +17,7 @@ from sparseprune.program.steps import (
     Step,
 )
 
-READS = ("x", "residual", "by", "y", "key", "value", "mask")
+READS = ("x", "residual", "by", "y", "key", "value", "mask", "cos", "sin")
 NOTHING = Activation()
 LAYERS = (Csr, OnTokens, Depthwise)
 """Steps with weights, which take a residual and an activation."""

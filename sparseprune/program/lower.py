@@ -20,6 +20,7 @@ from sparseprune.program.expressions import expressions
 from sparseprune.program.fusing import fuse
 from sparseprune.program.inlining import inline, write_out
 from sparseprune.program.moves import Probes
+from sparseprune.program.norms import norms
 from sparseprune.program.patterns import FUNCTIONS, METHODS, MODULES
 from sparseprune.program.program import Program
 from sparseprune.program.recording import record
@@ -89,11 +90,15 @@ def lower(model: nn.Module, arguments: Arguments, probes: list[list[Tensor]]) ->
     drop_sizes(graph, shapes)
     for each in attentions(graph, modules, found):
         chosen.choose(each.node, attend, each.arguments, each.chain)
-    for made in expressions(graph, found):
+    for made in (*norms(graph, found), *expressions(graph, found)):
         chosen.choose(made.node, made.function, (made.source,), made.inner, made.options)
-    lowered = {n: low for n in graph.nodes if (low := classify(n, modules, shapes)) is not None}
+    unread = chosen.unread(graph)
+    left = [node for node in graph.nodes if node not in unread]
+    lowered = {n: low for n in left if (low := classify(n, modules, shapes)) is not None}
     before, stay = mutation.order(graph, modules, lowered.__contains__)
     for node in stay & lowered.keys():
+        del lowered[node]
+    for node in [node for node in graph.nodes if _stays_outside(node, lowered)]:
         del lowered[node]
     kinds = Kinds(lowered, lambda n: -1 if (s := shapes(n)) is None else len(s[0]))
     regions = [r for r in find(graph, lowered, before) if _worth_it(r, lowered, kinds, shapes)]
@@ -203,6 +208,14 @@ def classify(node: fx.Node, modules: Modules, shapes: Probe) -> Lowered | None:
     if lowered is None or any(shapes(read) is None for read in lowered.reads):
         return None
     return lowered
+
+
+def _stays_outside(node: fx.Node, lowered: dict[fx.Node, Lowered]) -> bool:
+    """Whether a node that does nothing would only make others wait for a program."""
+    low = lowered.get(node)
+    if low is None or not low.free or any(read in lowered for read in low.reads):
+        return False
+    return any(user not in lowered for user in node.users)
 
 
 def _worth_it(region: Region, lowered: dict[fx.Node, Lowered], kinds: Kinds, shapes: Probe) -> bool:

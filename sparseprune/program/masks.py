@@ -83,13 +83,13 @@ def _expanded(
         elif any(f[place] != 1 for _, f in pairs):
             return None
         elif dim == 0:
-            taken.append(_given(mask.graph, [w[0] for w, _ in pairs], probes))
+            taken.append(given(mask.graph, [w[0] for w, _ in pairs], probes))
         else:
             taken.append((mask, -1) if own and all(w[1] == w[2] for w, _ in pairs) else None)
     return None if None in taken else taken
 
 
-def _given(graph: fx.Graph, counts: list[int], probes: Probes) -> tuple[fx.Node, int] | None:
+def given(graph: fx.Graph, counts: list[int], probes: Probes) -> tuple[fx.Node, int] | None:
     """An argument of the forward that has as many items as there are sequences."""
     for node in graph.nodes:
         sizes = [found.get(node.name, ()) for found in probes.given]

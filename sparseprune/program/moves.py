@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import getitem, mul, truediv
+from operator import getitem, mul, neg, truediv
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from torch import Tensor, fx
 
 MOVES = {
     "view", "reshape", "unflatten", "flatten", "transpose", "swapaxes", "permute", "unbind",
-    "chunk", "split", "contiguous", "select", "unsqueeze", "squeeze", torch.reshape,
+    "chunk", "split", "contiguous", "select", "unsqueeze", "squeeze", "expand",
+    "repeat_interleave", torch.repeat_interleave, torch.reshape,
     torch.unflatten, torch.flatten, torch.transpose, torch.swapaxes, torch.permute, torch.unbind,
     torch.chunk, torch.split, torch.functional.split, torch.select, getitem,
 }  # fmt: skip
 """What moves elements and makes none."""
-SIZED = {"view", "reshape", "unflatten", torch.reshape, torch.unflatten}
+MADE = {neg, torch.neg, "neg", torch.cat, torch.concat, torch.stack}
+"""What makes new elements of moved ones."""
+SIZED = {"view", "reshape", "unflatten", "expand", torch.reshape, torch.unflatten}
 """Moves that are told sizes."""
 
 
@@ -71,12 +74,14 @@ def back(node: Any, probes: Probes) -> tuple[fx.Node, list[fx.Node], float]:
 
 def first_channel(
     source: fx.Node, chain: list[fx.Node], apart: tuple[int, ...], turned: bool, probes: Probes
-) -> int | None:
+) -> tuple[int, int] | None:
     """The channel of tokens at which heads begin that these moves take apart, if they do.
+
+    And how often each of them is there, one after the other.
 
     apart: heads, where they have a dimension, and channels of each. turned: tokens come last.
     """
-    firsts = set()
+    found = set()
     for probe in range(len(probes.shapes)):
         shape = probes.shape(probe, source)
         if shape is None or len(shape) != 3 or 0 in shape:
@@ -87,15 +92,48 @@ def first_channel(
         if moved is None or moved.dim() != 2 + len(apart):
             return None
         moved = moved.transpose(-1, -2) if turned else moved
-        first, width = int(moved.flatten()[0]), torch.Size(apart).numel()
-        wanted = places[..., first : first + width]
-        if first >= shape[2] or wanted.shape[2] != width:
+        moved = moved.unsqueeze(1) if len(apart) == 1 else moved
+        first, times = int(moved.flatten()[0]), times_of(moved)
+        heads, head = moved.shape[1] // times, apart[-1]
+        wanted = places[..., first : first + heads * head]
+        if first >= shape[2] or wanted.shape[2] != heads * head:
             return None
-        wanted = wanted.unflatten(-1, apart)
-        if not torch.equal(moved, wanted.transpose(1, 2) if len(apart) == 2 else wanted):
+        wanted = wanted.unflatten(-1, (heads, head)).transpose(1, 2)
+        if not torch.equal(moved, wanted.repeat_interleave(times, 1)):
             return None
-        firsts.add(first)
-    return firsts.pop() if len(firsts) == 1 else None
+        found.add((first, times))
+    return found.pop() if len(found) == 1 else None
+
+
+def times_of(moved: Tensor) -> int:
+    """How often the first head of [N, heads, ...] is there, one after the other."""
+    starts = moved[0, :, 0, 0]
+    times = int((starts == starts[0]).sum())
+    return times if moved.shape[1] % times == 0 else 1
+
+
+def repeated(source: fx.Node, chain: list[fx.Node], turned: bool, probes: Probes) -> int | None:
+    """How often these moves repeat each head of [N, heads, T, channels], if they do nothing else.
+
+    turned: tokens come last then.
+    """
+    found = set()
+    for probe in range(len(probes.shapes)):
+        shape = probes.shape(probe, source)
+        if shape is None or len(shape) != 4 or 0 in shape:
+            return None
+        places = torch.arange(torch.Size(shape).numel(), dtype=torch.int32).view(shape)
+        of_sequence = torch.Size(shape[1:]).numel()
+        free = lambda step, d=shape[3], n=of_sequence: step != d and step < n  # noqa: E731
+        moved = _moved(chain, source, places, probe, probes, free)
+        if moved is None or moved.dim() != 4:
+            return None
+        moved = moved.transpose(-1, -2) if turned else moved
+        times = times_of(moved)
+        if not torch.equal(moved, places.repeat_interleave(times, 1)):
+            return None
+        found.add(times)
+    return found.pop() if len(found) == 1 else None
 
 
 def joined(core: fx.Node, heads: int, head: int, probes: Probes) -> list[fx.Node] | None:
@@ -135,7 +173,7 @@ def _moved(chain: list[fx.Node], source: fx.Node, places: Tensor, probe: int, pr
         return env[node] if node in env else probes.numbers[probe][node.name]
 
     for node in chain:
-        if node.target not in MOVES:  # multiplies
+        if node.target not in (*MOVES, *MADE):  # multiplies
             env[node] = env[node.args[0]]
             continue
         try:
@@ -153,6 +191,13 @@ def _moved(chain: list[fx.Node], source: fx.Node, places: Tensor, probe: int, pr
     return env[chain[-1]] if chain else places
 
 
+def moved_places(
+    chain: list[fx.Node], source: fx.Node, places: Tensor, probe: int, probes: Probes
+) -> Tensor | None:
+    """`places` after moves and what is made of them, whatever sizes these insist on."""
+    return _moved(chain, source, places, probe, probes, lambda step: True)
+
+
 def _fixed(node: Any, moved: Tensor) -> Iterator[int]:
     """How fast places grow along the dimensions whose size is written as a number."""
     given = node.args[1:]
@@ -162,5 +207,6 @@ def _fixed(node: Any, moved: Tensor) -> Iterator[int]:
         start, sizes = int(given[0]) % (moved.dim() - len(given[1]) + 1), given[1]
     for dim, size in enumerate(sizes, start=start):
         if type(size) is int and size > 1 and moved.shape[dim] > 1:
-            steps = moved.select(dim, 1).flatten()[:1] - moved.select(dim, 0).flatten()[:1]
-            yield int(steps)
+            step = moved.select(dim, 1).flatten()[:1] - moved.select(dim, 0).flatten()[:1]
+            if step != 0:  # else it repeats
+                yield int(step)

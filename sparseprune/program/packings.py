@@ -17,10 +17,11 @@ from sparseprune.formats.csr_blocks import widths
 from sparseprune.machine import isa_in_use
 from sparseprune.ops.run import parse
 from sparseprune.program.program import Program
-from sparseprune.program.shapes import Value, Values, infer
+from sparseprune.program.shapes import infer
 from sparseprune.program.steps import Csr as CsrStep
 from sparseprune.program.steps import Step
 from sparseprune.program.text import to_text
+from sparseprune.program.values import Value, Values
 
 HOPELESS = 1.6
 """Layouts estimated to take so many times the least are not packed."""

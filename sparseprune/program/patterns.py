@@ -54,8 +54,10 @@ from sparseprune.program.patterns_sequences import (
     layer_norm,
     norm_function,
     permute,
+    rotary,
 )
-from sparseprune.program.steps import Activation, Add, Flatten, Scale
+from sparseprune.program.rotary import rotate
+from sparseprune.program.steps import Activation, Add, Flatten, Multiply, Scale
 
 
 def identity(call: Call, input: Any, *_: Any, **__: Any) -> Lowered:
@@ -103,7 +105,7 @@ def add(call: Call, input: Any, other: Any, *, alpha: Any = 1) -> Lowered | None
 
 
 def mul(call: Call, input: Any, other: Any) -> Lowered | None:
-    """An image times one number for each of its channels, or tokens times a parameter."""
+    """An image times one number for each of its channels, tokens times a parameter, or equals."""
     if (scaled := factors(call, input, other)) is not None:
         return scaled
     for x, by in ((input, other), (other, input)):
@@ -113,7 +115,10 @@ def mul(call: Call, input: Any, other: Any) -> Lowered | None:
         if all(g == (*s[:2], *(1 for _ in s[2:])) for s, g in zip(shapes, gates, strict=True)):
             return Lowered((x, by), lambda b, v: b.add(Scale, x=v[0], by=v[1],
                            activation=Activation()), "image", "image")  # fmt: skip
-    return None
+    shapes = call.shapes(input)
+    if shapes is None or shapes != call.shapes(other) or len(shapes[0]) < 2:
+        return None
+    return Lowered((input, other), lambda b, v: b.add(Multiply, x=v[0], y=v[1]))
 
 
 def flatten(call: Call, input: Any, start_dim: int = 0, end_dim: int = -1) -> Lowered | None:
@@ -229,6 +234,7 @@ FUNCTIONS: dict[Callable[..., Any], Pattern] = {
     F.pad: pad,
     operator.getitem: getitem,
     attend: attention,
+    rotate: rotary,
     F.layer_norm: norm_function(root=False),
     F.rms_norm: norm_function(root=True),
     torch.permute: permute,

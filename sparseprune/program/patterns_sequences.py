@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from sparseprune.program.builder import Builder, Call, Lowered
 from sparseprune.program.steps import Activation, Depthwise, Triple, Window
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
 
 
 def layer_norm(call: Call, m: nn.LayerNorm | nn.RMSNorm, input: Any) -> Lowered | None:
@@ -93,6 +93,21 @@ def permute(call: Call, input: Any, *dims: Any) -> Lowered | None:
     return None
 
 
+def rotary(call: Call, x: Any, cos: Any, sin: Any, first: int, heads: int, head: int,
+           pairs: bool) -> Lowered | None:  # fmt: skip
+    """What sparseprune.program.rotary has found."""
+    angles = call.shapes(cos)
+    if angles is None:
+        return None
+    turned = angles[0][-1]
+
+    def emit(b: Builder, v: list[int]) -> int:
+        return b.add(Rotary, x=v[0], cos=v[1], sin=v[2], first=first, heads=heads, head=head,
+                     turned=turned, pairs=int(pairs))  # fmt: skip
+
+    return Lowered((x, cos, sin), emit, "tokens", "tokens")
+
+
 def attention(
     call: Call,
     query: Any,
@@ -102,6 +117,7 @@ def attention(
     first: Triple,
     heads: int,
     head: int,
+    group: int,
     causal: bool,
     scale: float,
 ) -> Lowered:
@@ -109,8 +125,8 @@ def attention(
 
     def emit(b: Builder, x: list[int]) -> int:
         return b.add(Attention, x=x[0], key=x[1], value=x[2], mask=[*x, -1][3],
-                     first=tuple(first), heads=heads, head=head, causal=int(causal),
-                     scale=float(scale))  # fmt: skip
+                     first=tuple(first), heads=heads, head=head, group=group,
+                     causal=int(causal), scale=float(scale))  # fmt: skip
 
     reads = (query, key, value) if mask is None else (query, key, value, mask)
     return Lowered(reads, emit, "tokens", "tokens")

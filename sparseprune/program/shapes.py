@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import torch
-
+from sparseprune.program.shapes_sequences import SEQUENCES
 from sparseprune.program.steps import (
     Adaptive,
     Add,
@@ -21,6 +19,7 @@ from sparseprune.program.steps import (
     Input,
     Linear,
     Mean,
+    Multiply,
     OnTokens,
     Output,
     Pool,
@@ -30,21 +29,7 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
-
-Size = Any
-"""An int, or a torch.SymInt while a compiler traces."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """kind: "image" [N, channels, *sizes] or "tokens" [..., channels]."""
-
-    kind: str
-    shape: tuple[Size, ...]
-
-
-Values = dict[int, Value]
+from sparseprune.program.values import Size, Value, Values, check, image, tokens
 
 
 def infer(steps: Sequence[Step], inputs: Sequence[Sequence[Size]]) -> Values:
@@ -55,7 +40,7 @@ def infer(steps: Sequence[Step], inputs: Sequence[Sequence[Size]]) -> Values:
     """
     values: Values = {}
     wanted = [step for step in steps if isinstance(step, Input)]
-    _check(len(wanted) == len(inputs), "inputs", f"{len(wanted)} tensors", len(inputs),
+    check(len(wanted) == len(inputs), "inputs", f"{len(wanted)} tensors", len(inputs),
            "pass what the program was made for")  # fmt: skip
     for number, (step, shape) in enumerate(zip(wanted, inputs, strict=True)):
         values[step.out] = _input(step, tuple(shape), number)
@@ -77,30 +62,19 @@ def output_shapes(
     return [values[step.x].shape for step in steps if isinstance(step, Output)]
 
 
-def _check(holds: Any, argument: str, expected: str, got: object, way_out: str) -> None:
-    torch._check(holds, lambda: f"run: {argument} must be {expected}, got {got}; {way_out}")
-
-
 def _input(step: Input, shape: tuple[Size, ...], number: int) -> Value:
     name = f"inputs[{number}]"
     if step.kind == "image":
         letters = ", ".join(("depth", "height", "width")[3 - step.dims :])
-        _check(len(shape) == step.dims + 2, name, f"[N, {step.channels}, {letters}]", shape,
+        check(len(shape) == step.dims + 2, name, f"[N, {step.channels}, {letters}]", shape,
                "add the batch dimension that is missing")  # fmt: skip
         channels = shape[1]
     else:
-        _check(len(shape) > 0, name, f"[..., {step.channels}]", shape, "pass at least a vector")
+        check(len(shape) > 0, name, f"[..., {step.channels}]", shape, "pass at least a vector")
         channels = shape[-1]
-    _check(channels == (step.channels or channels), name, f"of {step.channels} channels", shape,
+    check(channels == (step.channels or channels), name, f"of {step.channels} channels", shape,
            "pass what the program was made for")  # fmt: skip
     return Value(step.kind, shape)
-
-
-def _image(step: Step, values: Values, number: int) -> tuple[Size, ...]:
-    value = values[number]
-    _check(value.kind == "image", f"value {number} read by {step.word!r}", "an image",
-           f"{value.kind} {value.shape}", "lower the model again")  # fmt: skip
-    return value.shape
 
 
 def _same(step: Step, shape: tuple[Size, ...], values: Values, residual: int) -> None:
@@ -108,9 +82,9 @@ def _same(step: Step, shape: tuple[Size, ...], values: Values, residual: int) ->
         return
     other = values[residual].shape
     argument = f"value {residual} added by {step.word!r}"
-    _check(len(other) == len(shape), argument, f"of shape {shape}", other, "pass equal sizes")
+    check(len(other) == len(shape), argument, f"of shape {shape}", other, "pass equal sizes")
     for mine, its in zip(shape, other, strict=True):
-        _check(mine == its, argument, f"of shape {shape}", other, "pass equal sizes")
+        check(mine == its, argument, f"of shape {shape}", other, "pass equal sizes")
 
 
 def _windowed(step: Step, sizes: tuple[Size, ...], w: Window, ceil: int = 0) -> tuple[Size, ...]:
@@ -119,12 +93,12 @@ def _windowed(step: Step, sizes: tuple[Size, ...], w: Window, ceil: int = 0) -> 
     for i, size in enumerate(sizes, start=3 - len(sizes)):
         padded, reach = size + w.before[i] + w.after[i], w.dilation[i] * (w.kernel[i] - 1) + 1
         over = (w.stride[i] - 1) * ceil  # that the last window may stand out
-        _check(padded + over >= reach, f"the image that {step.word!r} reads",
+        check(padded + over >= reach, f"the image that {step.word!r} reads",
                f"as large as its window of {reach} in dimension {i - 3}", padded,
                "enlarge the input")  # fmt: skip
         limit = {"reflect": size - 1, "circular": size}.get(w.mode)
         if limit is not None:
-            _check(max(w.before[i], w.after[i]) <= limit, f"the image that {step.word!r} reads",
+            check(max(w.before[i], w.after[i]) <= limit, f"the image that {step.word!r} reads",
                    f"large enough for its padding in dimension {i - 3}", size,
                    "enlarge the input")  # fmt: skip
         out = (padded - reach + over) // w.stride[i] + 1
@@ -138,12 +112,12 @@ def _csr(step: Csr, values: Values) -> Value:
     x = values[step.x]
     argument = f"value {step.x} read by 'csr'"
     if x.kind == "tokens":
-        _check(x.shape[-1] == step.cols, argument, f"of {step.cols} channels", x.shape,
+        check(x.shape[-1] == step.cols, argument, f"of {step.cols} channels", x.shape,
                "pass images of the size that the program was made for")  # fmt: skip
         out = Value("tokens", (*x.shape[:-1], step.rows))
     else:
         taps = prod(step.window.kernel)
-        _check(x.shape[1] * taps == step.cols * step.groups, argument,
+        check(x.shape[1] * taps == step.cols * step.groups, argument,
                f"of {step.cols * step.groups // taps} channels", x.shape,
                "lower the model again")  # fmt: skip
         sizes = _windowed(step, x.shape[2:], step.window)
@@ -155,7 +129,7 @@ def _csr(step: Csr, values: Values) -> Value:
 def _on_tokens(step: OnTokens, values: Values) -> Value:
     x = values[step.x]
     argument, expected = f"value {step.x} read by {step.word!r}", f"tokens of {step.cols} channels"
-    _check(x.kind == "tokens" and x.shape[-1] == step.cols, argument, expected,
+    check(x.kind == "tokens" and x.shape[-1] == step.cols, argument, expected,
            f"{x.kind} {x.shape}", "pass inputs of the size that it was made for")  # fmt: skip
     out = Value("tokens", (*x.shape[:-1], step.rows))
     _same(step, out.shape, values, step.residual)
@@ -165,8 +139,8 @@ def _on_tokens(step: OnTokens, values: Values) -> Value:
 def _depthwise(step: Depthwise, values: Values) -> Value:
     if values[step.x].kind == "tokens":
         return _factors(step, values)
-    batch, channels, *sizes = _image(step, values, step.x)
-    _check(channels == step.channels, f"value {step.x} read by 'depthwise'",
+    batch, channels, *sizes = image(step, values, step.x)
+    check(channels == step.channels, f"value {step.x} read by 'depthwise'",
            f"of {step.channels} channels", channels, "lower the model again")  # fmt: skip
     found = _windowed(step, tuple(sizes), step.window)
     out = Value("image", (batch, channels * step.multiplier, *found))
@@ -176,36 +150,36 @@ def _depthwise(step: Depthwise, values: Values) -> Value:
 
 def _factors(step: Depthwise, values: Values) -> Value:
     """A factor and a shift for every channel of tokens."""
-    shape = _tokens(step, values, step.x, step.channels)
+    shape = tokens(step, values, step.x, step.channels)
     fits = shape[-1] == step.channels and step.multiplier == 1 and step.window == Window()
-    _check(fits, f"value {step.x} read by 'depthwise'", f"tokens of {step.channels} channels",
+    check(fits, f"value {step.x} read by 'depthwise'", f"tokens of {step.channels} channels",
            shape, "lower the model again")  # fmt: skip
     _same(step, shape, values, step.residual)
     return values[step.x]
 
 
 def _pool(step: Pool, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
+    batch, channels, *sizes = image(step, values, step.x)
     return Value("image", (batch, channels, *_windowed(step, tuple(sizes), step.window, step.ceil)))
 
 
 def _mean(step: Mean, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
+    batch, channels, *sizes = image(step, values, step.x)
     return Value("image", (batch, channels, *(1 for _ in sizes)))
 
 
 def _adaptive(step: Adaptive, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
+    batch, channels, *sizes = image(step, values, step.x)
     wanted = step.size[3 - len(sizes) :]
     for size in sizes:
-        _check(size > 0, f"the image that {step.word!r} reads", "of positive sizes", size,
+        check(size > 0, f"the image that {step.word!r} reads", "of positive sizes", size,
                "enlarge the input")  # fmt: skip
     found = (its or size for its, size in zip(wanted, sizes, strict=True))
     return Value("image", (batch, channels, *found))
 
 
 def _upsample(step: Upsample, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
+    batch, channels, *sizes = image(step, values, step.x)
     times = step.times[3 - len(sizes) :]
     return Value("image", (batch, channels, *(n * t for n, t in zip(sizes, times, strict=True))))
 
@@ -215,79 +189,38 @@ def _add(step: Add, values: Values) -> Value:
     return values[step.x]
 
 
+def _multiply(step: Multiply, values: Values) -> Value:
+    _same(step, values[step.x].shape, values, step.y)
+    return values[step.x]
+
+
 def _scale(step: Scale, values: Values) -> Value:
-    shape, by = _image(step, values, step.x), _image(step, values, step.by)
+    shape, by = image(step, values, step.x), image(step, values, step.by)
     expected = (shape[0], shape[1], *(1 for _ in shape[2:]))
     for size, its in zip(expected, by, strict=True):
-        _check(size == its, f"value {step.by} of 'scale'", f"of shape {expected}", by,
+        check(size == its, f"value {step.by} of 'scale'", f"of shape {expected}", by,
                "lower the model again")  # fmt: skip
     return values[step.x]
 
 
 def _cat(step: Cat, values: Values) -> Value:
-    x, y = _image(step, values, step.x), _image(step, values, step.y)
+    x, y = image(step, values, step.x), image(step, values, step.y)
     for size, its in zip((x[0], *x[2:]), (y[0], *y[2:]), strict=True):
-        _check(size == its, f"value {step.y} of 'cat'", f"of sizes as {x}", y, "pass equal sizes")
+        check(size == its, f"value {step.y} of 'cat'", f"of sizes as {x}", y, "pass equal sizes")
     return Value("image", (x[0], x[1] + y[1], *x[2:]))
 
 
 def _channels(step: Channels, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
+    batch, channels, *sizes = image(step, values, step.x)
     fits = channels % step.groups == 0 and step.begin + step.count <= channels
     expected = f"of {step.groups} equal groups and {step.begin + step.count} channels or more"
-    _check(fits, f"value {step.x} read by 'channels'", expected, channels, "lower the model again")
+    check(fits, f"value {step.x} read by 'channels'", expected, channels, "lower the model again")
     return Value("image", (batch, step.count, *sizes))
 
 
 def _flatten(step: Flatten, values: Values) -> Value:
-    batch, *rest = _image(step, values, step.x)
+    batch, *rest = image(step, values, step.x)
     return Value("tokens", (batch, prod(rest)))
-
-
-def _tokens(step: Step, values: Values, number: int, channels: int) -> tuple[Size, ...]:
-    value = values[number]
-    argument, expected = f"value {number} read by {step.word!r}", f"tokens of {channels} channels"
-    _check(value.kind == "tokens" and value.shape[-1] >= channels, argument, expected,
-           f"{value.kind} {value.shape}", "pass what it was made for")  # fmt: skip
-    return value.shape
-
-
-def _norm(step: Norm, values: Values) -> Value:
-    shape = _tokens(step, values, step.x, step.channels)
-    _check(shape[-1] == step.channels, f"value {step.x} read by 'norm'",
-           f"of {step.channels} channels", shape, "lower the model again")  # fmt: skip
-    return values[step.x]
-
-
-def _attention(step: Attention, values: Values) -> Value:
-    width = step.heads * step.head
-    read = zip((step.x, step.key, step.value), step.first, strict=True)
-    query, key, value = (_tokens(step, values, v, first + width) for v, first in read)
-    for name, shape, others in (("key", key, query[:-2]), ("value", value, key[:-1])):
-        same = len(shape) == len(query) > 1 and shape[: len(others)] == others
-        _check(same, f"{name} of 'attention'", "of as many sequences and tokens", shape,
-               "pass queries, keys and values of one batch")  # fmt: skip
-    if step.mask != -1:
-        mask = _tokens(step, values, step.mask, 0)
-        fits = prod(mask[:-1]) == prod(query[:-1]) and mask[-1] == key[-2] and mask[0] == query[0]
-        _check(fits, "mask of 'attention'", "of every query and key", mask,
-               "pass as many as there are")  # fmt: skip
-    _check(key[-2] > 0, "keys of 'attention'", "at least one", key, "pass longer inputs")
-    return Value("tokens", (*query[:-1], width))
-
-
-def _pixels(step: Pixels, values: Values) -> Value:
-    batch, channels, *sizes = _image(step, values, step.x)
-    _check(len(sizes) == step.dims, f"value {step.x} read by 'pixels'",
-           f"an image of {step.dims} sizes", sizes, "lower the model again")  # fmt: skip
-    return Value("tokens", (batch, *sizes, channels))
-
-
-def _picture(step: Picture, values: Values) -> Value:
-    batch, *sizes, channels = _tokens(step, values, step.x, 0)
-    _check(len(sizes) == step.dims, f"value {step.x} read by 'picture'",
-           f"pixels of {step.dims} sizes", sizes, "lower the model again")  # fmt: skip
-    return Value("image", (batch, channels, *sizes))
 
 
 RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
@@ -301,13 +234,11 @@ RULES: dict[type[Step], Callable[[Any, Values], Value]] = {
     Adaptive: _adaptive,
     Upsample: _upsample,
     Add: _add,
+    Multiply: _multiply,
     Scale: _scale,
     Cat: _cat,
     Channels: _channels,
     Flatten: _flatten,
-    Norm: _norm,
-    Attention: _attention,
-    Pixels: _pixels,
-    Picture: _picture,
+    **SEQUENCES,
 }
 """Step -> the value that it makes."""

@@ -165,6 +165,14 @@ class Choices:
         _write(node, "call_function", function, args)
         node.kwargs = options or {}
 
+    def unread(self, graph: fx.Graph) -> set[fx.Node]:
+        """What nobody reads as long as nothing is put back."""
+        found: set[fx.Node] = set()
+        for node in reversed(list(graph.nodes)):
+            if node in self._passed and node not in self._written and found.issuperset(node.users):
+                found.add(node)
+        return found
+
     def settle(self, inside: set[fx.Node], before: Before) -> None:
         """Puts back the nodes that are not inside programs, and drops what nobody reads then."""
         for node, written in self._written.items():

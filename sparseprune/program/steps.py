@@ -227,6 +227,16 @@ class Add(Step):
 
 
 @dataclass(frozen=True)
+class Multiply(Step):
+    """out = x * y, element by element, same shapes."""
+
+    word: ClassVar[str] = "multiply"
+    out: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
 class Scale(Step):
     """out = activation(x * by): by is an image of sizes 1 with the channels of x."""
 

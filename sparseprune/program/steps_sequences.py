@@ -27,6 +27,34 @@ class Norm(Step):
 
 
 @dataclass(frozen=True)
+class Rotary(Step):
+    """Heads turned by the angles of their tokens: rotary embeddings (Su et al., RoFormer, 2021).
+
+    out_c = x_c cos_c - x_d sin_c and out_d = x_d cos_d + x_c sin_d, for channels c and d of a head.
+
+    Args:
+        out: tokens [..., heads * head].
+        x: tokens [..., channels].
+        cos, sin: tokens [..., turned], as many as x.
+        first: channel of the first head in x.
+        heads, head: how many, and channels of each.
+        turned: the first channels of a head, an even number; others stay as they are.
+        pairs: 1 turns channels 2 i and 2 i + 1 together, 0 i and i + turned / 2.
+    """
+
+    word: ClassVar[str] = "rotary"
+    out: int
+    x: int
+    cos: int
+    sin: int
+    first: int
+    heads: int
+    head: int
+    turned: int
+    pairs: int
+
+
+@dataclass(frozen=True)
 class Attention(Step):
     """out = softmax(scale q k^T + mask) v for every head of every sequence (Vaswani et al., 2017).
 
@@ -39,6 +67,8 @@ class Attention(Step):
         mask: tokens [..., queries, keys], or -1.
         first: channel of the first head in x, key and value.
         heads, head: how many, and channels of each.
+        group: so many heads of queries, one after the other, share a head of keys and values
+            (Ainslie et al., GQA, 2023).
         causal: 1 lets query i see the keys 0 to i alone.
         scale: of the products of queries and keys.
     """
@@ -52,6 +82,7 @@ class Attention(Step):
     first: Triple
     heads: int
     head: int
+    group: int
     causal: int
     scale: float
 

@@ -25,6 +25,7 @@ from sparseprune.program.steps import (
     Input,
     Linear,
     Mean,
+    Multiply,
     Output,
     Pool,
     Scale,
@@ -33,10 +34,11 @@ from sparseprune.program.steps import (
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
 
 _ALL = (Input, Csr, Bitmask, Sell, Linear, Depthwise, Pool, Mean, Adaptive, Upsample, Add,
-        Scale, Cat, Channels, Flatten, Norm, Attention, Pixels, Picture, Output)  # fmt: skip
+        Multiply, Scale, Cat, Channels, Flatten, Norm, Rotary, Attention, Pixels, Picture,
+        Output)  # fmt: skip
 STEPS: dict[str, type[Step]] = {step.word: step for step in _ALL}
 """First word of a line -> its step."""
 PARTS: dict[str, type] = {"Window": Window, "Activation": Activation}

@@ -124,6 +124,42 @@ void check_attend(Against against, Random& random) {
   expect_all(y, expected, std::vector<double>(expected.size(), 2e-5));
 }
 
+void check_rotate(Against against, Random& random) {
+  const int64_t turned = 2 * random.integer(1, 20), size = turned + random.pick({0, 1, 5});
+  const int64_t lanes = kWidth * random.integer(1, 5),
+                plane = lanes + kWidth * random.integer(0, 2);
+  const bool pairs = random.integer(0, 1) == 1;
+  name("rotate", size, lanes);
+  const std::vector<float> x = random.normals(size * plane);
+  const Guarded in(x, against), cos(random.normals(turned * lanes), against),
+      sin(random.normals(turned * lanes), against);
+  const Guarded<float> y(std::vector<float>(x.size(), 7.f), against);
+  plane_kernels().rotate({size, turned, pairs, cos.read_only(), sin.read_only(), lanes},
+                         in.read_only(), plane, lanes, y.data(), plane);
+  std::vector<double> expected(x.size(), 7.);
+  for (int64_t c = 0; c < size; ++c)
+    for (int64_t i = 0; i < lanes; ++i) {
+      const bool first = pairs ? c % 2 == 0 : c < turned / 2;
+      const int64_t apart = pairs ? 1 : turned / 2, other = first ? c + apart : c - apart;
+      double& out = expected[c * plane + i] = x[c * plane + i];
+      if (c >= turned) continue;
+      out *= cos[c * lanes + i];
+      out += (first ? -1. : 1.) * x[other * plane + i] * double{sin[c * lanes + i]};
+    }
+  expect_all(y, expected, std::vector<double>(x.size(), 3e-6));
+}
+
+void check_multiply(Against against, Random& random) {
+  const int64_t lanes = kWidth * random.integer(0, 9);
+  name("multiply", 1, lanes);
+  const Guarded x(random.normals(lanes), against), by(random.normals(lanes), against);
+  const Guarded<float> y(std::vector<float>(static_cast<size_t>(lanes)), against);
+  plane_kernels().multiply(x.read_only(), by.read_only(), lanes, y.data());
+  std::vector<double> expected;
+  for (int64_t i = 0; i < lanes; ++i) expected.push_back(double{x[i]} * by[i]);
+  expect_all(y, expected, std::vector<double>(expected.size(), 1e-6));
+}
+
 }  // namespace
 
 void check_sequences(int64_t count, Random& random) {
@@ -131,5 +167,7 @@ void check_sequences(int64_t count, Random& random) {
     for (int64_t i = 0; i < count; ++i) {
       check_normalise(against, random);
       check_attend(against, random);
+      check_rotate(against, random);
+      check_multiply(against, random);
     }
 }

@@ -49,7 +49,7 @@ def test_attention_is_float64(batch: int, length: int, keys: int, causal: int) -
     steps: list[Step] = [
         Input(0, "tokens", WIDTH + 5, 0),
         Input(1, "tokens", 2 * WIDTH + 1, 0),
-        Attention(2, 0, 1, 1, -1, (5, WIDTH + 1, 0), HEADS, HEAD, causal, 0.4),
+        Attention(2, 0, 1, 1, -1, (5, WIDTH + 1, 0), HEADS, HEAD, 1, causal, 0.4),
         Output(2),
     ]
     expected = attended(q[..., 5:], kv[..., WIDTH + 1 :], kv[..., :WIDTH], bool(causal), 0.4)
@@ -72,7 +72,7 @@ def test_masked_attention_is_float64(batch: int, length: int, keys: int, causal:
         Input(1, "tokens", WIDTH, 0),
         Input(2, "tokens", WIDTH, 0),
         Input(3, "tokens", 0, 0),
-        Attention(4, 0, 1, 2, 3, (0, 0, 0), HEADS, HEAD, causal, 0.4),
+        Attention(4, 0, 1, 2, 3, (0, 0, 0), HEADS, HEAD, 1, causal, 0.4),
         Output(4),
     ]
     heads_of = [x.double().unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for x in (q, k, v)]
@@ -107,7 +107,7 @@ def test_threads_change_nothing() -> None:
     """Sequences shared out, or worked on by all threads one after the other."""
     steps: list[Step] = [
         Input(0, "tokens", 3 * WIDTH, 0),
-        Attention(1, 0, 0, 0, -1, (0, WIDTH, 2 * WIDTH), HEADS, HEAD, 0, 0.3),
+        Attention(1, 0, 0, 0, -1, (0, WIDTH, 2 * WIDTH), HEADS, HEAD, 1, 0, 0.3),
         Output(1),
     ]
     before = torch.get_num_threads()

@@ -26,13 +26,14 @@ from sparseprune.program.steps import (
     Csr,
     Input,
     Mean,
+    Multiply,
     Output,
     Pool,
     Step,
     Upsample,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Pixels
+from sparseprune.program.steps_sequences import Attention, Norm, Pixels, Rotary
 from sparseprune.program.text import STEPS, from_text, to_text
 
 NAMESPACES = ("sparseprune", "sparseprune_reference")
@@ -240,27 +241,37 @@ BAD_STEPS = {
     "centred": [Input(0, "tokens", 3, 0), Norm(1, 0, 0, 3, 0, 2, 1e-5), Output(1)],
     "heads": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, -1, (0, 0, 0), 0, 3, 0, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 0, 3, 1, 0, 1.0),
         Output(1),
     ],
     "first": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, -1, (0, -1, 0), 1, 3, 0, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, -1, 0), 1, 3, 1, 0, 1.0),
         Output(1),
     ],
     "causal": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 2, 1.0),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 1, 2, 1.0),
         Output(1),
     ],
     "attention_scale": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 0, math.inf),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 1, 3, 1, 0, math.inf),
         Output(1),
     ],
+    "group": [
+        Input(0, "tokens", 6, 0),
+        Attention(1, 0, 0, 0, -1, (0, 0, 0), 3, 2, 2, 0, 1.0),
+        Output(1),
+    ],
+    "turned": [Input(0, "tokens", 3, 0), Rotary(1, 0, 0, 0, 0, 1, 3, 3, 0), Output(1)],
+    "more_turned": [Input(0, "tokens", 4, 0), Rotary(1, 0, 0, 0, 0, 2, 2, 4, 0), Output(1)],
+    "pairs": [Input(0, "tokens", 4, 0), Rotary(1, 0, 0, 0, 0, 1, 4, 4, 2), Output(1)],
+    "sin_of_later": [Input(0, "tokens", 4, 0), Rotary(1, 0, 0, 1, 0, 1, 4, 4, 0), Output(1)],
+    "factor_of_later": [Input(0, "tokens", 3, 0), Multiply(1, 0, 1), Output(1)],
     "value_of_later": [
         Input(0, "tokens", 3, 0),
-        Attention(1, 0, 0, 1, -1, (0, 0, 0), 1, 3, 0, 1.0),
+        Attention(1, 0, 0, 1, -1, (0, 0, 0), 1, 3, 1, 0, 1.0),
         Output(1),
     ],
     "pixels": [Input(0, "image", 3, 2), Pixels(1, 0, 3), Output(1)],

@@ -155,14 +155,17 @@ def test_a_cache_that_is_given_back_is_refused_with_a_reason() -> None:
         torch.testing.assert_close(fast(**inputs)[0], model(**inputs)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_llama_without_cache() -> None:
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "StableLm"])
+def test_decoders_without_cache_are_one_program(name: str, eager: bool) -> None:
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(num_key_value_heads=2, use_cache=False, **TEXT)
-    model = transformers.LlamaModel(config).eval()
+    settings = TEXT | {"num_key_value_heads": 2, "use_cache": False}
+    settings["attn_implementation"] = "eager" if eager else "sdpa"
+    model = of(f"{name}Model", f"{name}Config", **settings)()
     prune(model, 0.8)
     inputs = padded()
     fast: Any = convert(model, inputs, keep_dense="never")
-    assert isinstance(fast, Planned)
+    assert isinstance(fast, Planned) and len(fast._program_names) == 1
     for given in (inputs, batches(inputs, 3), {n: x[:, :5] for n, x in inputs.items()}):
         assert fast._programmed((), given) is not None
         check(model, fast, given)

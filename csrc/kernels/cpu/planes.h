@@ -74,6 +74,16 @@ struct Norm {
   const float *weight, *bias;
 };
 
+// Channels c and d of a head as one vector, turned by the angle of every token: out_c = x_c cos_c -
+// x_d sin_c, out_d = x_d cos_d + x_c sin_d. d is c + 1, c even (pairs), or c + turned / 2. Channels
+// from `turned` on stay as they are.
+struct Rotation {
+  int64_t size, turned;  // channels of a head; the first of them, even, that turn
+  bool pairs;
+  const float *cos, *sin;  // a plane per channel that turns, with a lane per token
+  int64_t plane;           // of cos and sin
+};
+
 // One head of attention: softmax(scale q k + mask) v; causal: query i sees keys 0 to i. A query
 // that sees no key gives zeros.
 struct Head {
@@ -149,6 +159,9 @@ struct PlaneKernels {
   void (*scale)(const float* x, float by, const int32_t* live, int64_t lanes, Activation activation,
                 float* out);
 
+  // out[i] = x[i] * y[i], i in [0, lanes); `out` may be x or y.
+  void (*multiply)(const float* x, const float* y, int64_t lanes, float* out);
+
   // panel[c * lanes + i] = source[offsets[c] + i] for `cols` columns and i in [0, lanes).
   // panel is aligned, source + offset need not be.
   void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
@@ -175,6 +188,10 @@ struct PlaneKernels {
 
   // One token, channel by channel; `out` may be x.
   void (*normalise_row)(const Norm& norm, const float* x, float* out);
+
+  // One head of tokens in `lanes` lanes, whole vectors; out is not x.
+  void (*rotate)(const Rotation& rotation, const float* x, int64_t plane, int64_t lanes, float* out,
+                 int64_t out_plane);
 
   // At most a tile of queries, and all keys that they may see, tile by tile, in order: at least
   // one. scratch holds (2 head.size + the most keys in a tile) times the lanes of a tile, aligned.

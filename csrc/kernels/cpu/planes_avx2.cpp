@@ -97,6 +97,7 @@ inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m25
 
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -104,7 +105,8 @@ inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m25
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish,    depthwise, split,     pool,          adaptive,
-                                  nearest,   mean,      scale,     pack_streams,  pack_scaled,
-                                  pack_runs, spread,    normalise, normalise_row, attend<>};
+const PlaneKernels planes_avx2 = {finish,      depthwise, split,  pool,      adaptive,
+                                  nearest,     mean,      scale,  multiply,  pack_streams,
+                                  pack_scaled, pack_runs, spread, normalise, normalise_row,
+                                  rotate,      attend<>};
 }  // namespace sparseprune

@@ -93,6 +93,7 @@ inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lan
 
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -100,7 +101,8 @@ inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lan
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish,    depthwise, split,     pool,          adaptive,
-                                    nearest,   mean,      scale,     pack_streams,  pack_scaled,
-                                    pack_runs, spread,    normalise, normalise_row, attend<>};
+const PlaneKernels planes_avx512 = {finish,      depthwise, split,  pool,      adaptive,
+                                    nearest,     mean,      scale,  multiply,  pack_streams,
+                                    pack_scaled, pack_runs, spread, normalise, normalise_row,
+                                    rotate,      attend<>};
 }  // namespace sparseprune

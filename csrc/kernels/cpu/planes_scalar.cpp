@@ -81,6 +81,7 @@ inline Vec picked(Vec v, Ints lanes) {
 
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
 
@@ -88,7 +89,8 @@ inline Vec picked(Vec v, Ints lanes) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish,    depthwise, split,     pool,          adaptive,
-                                    nearest,   mean,      scale,     pack_streams,  pack_scaled,
-                                    pack_runs, spread,    normalise, normalise_row, attend<>};
+const PlaneKernels planes_scalar = {finish,      depthwise, split,  pool,      adaptive,
+                                    nearest,     mean,      scale,  multiply,  pack_streams,
+                                    pack_scaled, pack_runs, spread, normalise, normalise_row,
+                                    rotate,      attend<>};
 }  // namespace sparseprune
