@@ -28,6 +28,11 @@ std::vector<std::vector<Stretch>> stretches_of(int64_t tokens, int64_t length, i
   return all;
 }
 
+// First channel of a head of queries, keys or values.
+int64_t channel_of(const Step& s, int which, int64_t head) {
+  return s.first[which] + head * s.strides[which];
+}
+
 int64_t at(const Planes& p, int64_t tile, int64_t channel, int64_t lane) {
   return tile * p.image + channel * p.plane + lane;
 }
@@ -64,16 +69,16 @@ void Builder::rotary(const Step& s) {
   const Planes x = value(s.x).planes, table = value(s.y).planes, y = value(s.out).planes;
   const Plan* plan = plan_.get();
   work(x.images * s.heads, {s.x, s.y, s.z}, s.out, [=, step = s](const Call& call, int64_t i) {
-    const int64_t tile = i / step.heads, channel = i % step.heads * step.head;
+    const int64_t tile = i / step.heads, head = i % step.heads;
     const Rotation rotation{step.head,
                             step.count,
                             step.pairs,
                             plan->at(call, step.y) + at(table, tile, 0, 0),
                             plan->at(call, step.z) + at(table, tile, 0, 0),
                             table.plane};
-    plane_kernels().rotate(rotation, plan->at(call, step.x) + at(x, tile, step.begin + channel, 0),
-                           x.plane, x.plane, plan->at(call, step.out) + at(y, tile, channel, 0),
-                           y.plane);
+    plane_kernels().rotate(
+        rotation, plan->at(call, step.x) + at(x, tile, channel_of(step, 0, head), 0), x.plane,
+        x.plane, plan->at(call, step.out) + at(y, tile, head * step.head, 0), y.plane);
   });
 }
 
@@ -91,31 +96,31 @@ void Builder::attention(const Step& s) {
   const int64_t scratch = (2 * s.head + k.width) * lanes_;
   const Plan* plan = plan_.get();
   const Planes mask = s.mask >= 0 ? value(s.mask).planes : Planes{};
-  work(
-      static_cast<int64_t>(tasks.size()) * s.heads, {s.x, s.y, s.z, s.mask}, s.out,
-      [=, step = s](const Call& call, int64_t i) {
-        const auto& [sequence, part] = tasks[i / step.heads];
-        const int64_t head = i % step.heads, channel = head * step.head;
-        const int64_t shared = head / step.group * step.head;
-        const float *from = plan->at(call, step.x), *keys_at = plan->at(call, step.y);
-        const float* values_at = plan->at(call, step.z);
-        const float* added = nullptr;
-        if (step.mask >= 0) added = plan->at(call, step.mask) + at(mask, part.tile, 0, part.lane);
-        std::vector<Keys> tiles;
-        for (const Stretch& other : seen[sequence])
-          tiles.push_back({keys_at + at(k, other.tile, step.first[1] + shared, other.lane), k.plane,
-                           values_at + at(v, other.tile, step.first[2] + shared, other.lane),
-                           v.plane, other.count, other.first});
-        const Queries queries{from + at(q, part.tile, step.first[0] + channel, part.lane),
-                              q.plane,
-                              part.count,
-                              part.first,
-                              plan->at(call, step.out) + at(y, part.tile, channel, part.lane),
-                              y.plane};
-        plane_kernels().attend(queries, tiles.data(), static_cast<int64_t>(tiles.size()),
-                               {step.head, step.scale, step.causal, added, mask.plane},
-                               panel_scratch(scratch));
-      });
+  work(static_cast<int64_t>(tasks.size()) * s.heads, {s.x, s.y, s.z, s.mask}, s.out,
+       [=, step = s](const Call& call, int64_t i) {
+         const auto& [sequence, part] = tasks[i / step.heads];
+         const int64_t head = i % step.heads, shared = head / step.group;
+         const float *from = plan->at(call, step.x), *keys_at = plan->at(call, step.y);
+         const float* values_at = plan->at(call, step.z);
+         const float* added = nullptr;
+         if (step.mask >= 0) added = plan->at(call, step.mask) + at(mask, part.tile, 0, part.lane);
+         std::vector<Keys> tiles;
+         for (const Stretch& other : seen[sequence])
+           tiles.push_back({keys_at + at(k, other.tile, channel_of(step, 1, shared), other.lane),
+                            k.plane,
+                            values_at + at(v, other.tile, channel_of(step, 2, shared), other.lane),
+                            v.plane, other.count, other.first});
+         const Queries queries{
+             from + at(q, part.tile, channel_of(step, 0, head), part.lane),
+             q.plane,
+             part.count,
+             part.first,
+             plan->at(call, step.out) + at(y, part.tile, head * step.head, part.lane),
+             y.plane};
+         plane_kernels().attend(queries, tiles.data(), static_cast<int64_t>(tiles.size()),
+                                {step.head, step.scale, step.causal, added, mask.plane},
+                                panel_scratch(scratch));
+       });
 }
 
 }  // namespace sparseprune

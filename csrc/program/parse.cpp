@@ -145,13 +145,14 @@ void read_attention(Line& line, Step& s) {
   s.x = line.integer(), s.y = line.integer(), s.z = line.integer();
   s.mask = line.within(-1, kMost);
   for (int64_t& first : s.first) first = line.within(0, kMost);
+  for (int64_t& stride : s.strides) stride = line.within(1, kMost);
   s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
   s.group = line.within(1, 1 << 16);
   s.causal = line.within(0, 1), s.scale = static_cast<float>(line.number());
 }
 void read_rotary(Line& line, Step& s) {
   s.x = line.integer(), s.y = line.integer(), s.z = line.integer();
-  s.begin = line.within(0, kMost);
+  s.first[0] = line.within(0, kMost), s.strides[0] = line.within(1, kMost);
   s.heads = line.within(1, 1 << 16), s.head = line.within(1, 1 << 16);
   s.count = line.within(2, 1 << 16), s.pairs = line.within(0, 1);
 }

@@ -256,8 +256,12 @@ class Inference {
       refuse("inputs", "of " + number(s.channels) + " features", number(x.channels));
     return x;
   }
+  // The channel behind the last of so many heads, of query, key or value.
+  static int64_t end_of_heads(const Step& s, int which, int64_t heads) {
+    return s.first[which] + (heads - 1) * s.strides[which] + s.head;
+  }
   Shape rotary(const Step& s) {
-    Shape y = tokens(s.x, s.begin + s.heads * s.head);
+    Shape y = tokens(s.x, end_of_heads(s, 0, s.heads));
     for (int64_t table : {s.y, s.z})
       if (tokens(table, s.count).images != y.images || at(table).channels != s.count)
         refuse("inputs", "angles of every token", "others");
@@ -268,9 +272,10 @@ class Inference {
   }
   Shape attention(const Step& s) {
     if (s.heads % s.group) refuse("program", "of equal groups of heads", number(s.group));
-    const int64_t width = s.heads * s.head, shared = width / s.group;
-    Shape y = tokens(s.x, s.first[0] + width);
-    const Shape &k = tokens(s.y, s.first[1] + shared), &v = tokens(s.z, s.first[2] + shared);
+    const int64_t shared = s.heads / s.group;
+    Shape y = tokens(s.x, end_of_heads(s, 0, s.heads));
+    const Shape& k = tokens(s.y, end_of_heads(s, 1, shared));
+    const Shape& v = tokens(s.z, end_of_heads(s, 2, shared));
     const auto sequences = [](const Sizes& lead) { return Sizes(lead.begin(), lead.end() - 1); };
     if (y.lead.empty() || k.lead.empty() || k.lead != v.lead ||
         sequences(y.lead) != sequences(k.lead) || k.lead.back() < 1)
@@ -281,7 +286,7 @@ class Inference {
           mask.lead[0] != y.lead[0])
         refuse("inputs", "masks of every query and key", "others");
     }
-    y.channels = width;
+    y.channels = s.heads * s.head;
     return y;
   }
   Shape cat(const Step& s) {

@@ -68,10 +68,11 @@ struct Step {
   bool average = false, ceil = false, count_padding = false;
   int64_t size[3] = {1, 1,
                      1};  // that adaptive averages make (0 keeps one); times that nearest repeats
-  int64_t begin = 0, count = 0;  // channels that are chosen; that are turned, of every head
-  int64_t first[3] = {0, 0, 0};  // channels of query, key and value in theirs
-  int64_t heads = 1, head = 1;   // of attention, and channels of each
-  int64_t group = 1;             // heads of queries that share those of keys and values
+  int64_t begin = 0, count = 0;    // channels that are chosen; count: that turn, of every head
+  int64_t first[3] = {0, 0, 0};    // channels of query, key and value in theirs
+  int64_t strides[3] = {1, 1, 1};  // channels from a head to the next in each
+  int64_t heads = 1, head = 1;     // of attention, and channels of each
+  int64_t group = 1;               // heads of queries that share those of keys and values
   bool causal = false, centred = true, pairs = false;
   float scale = 1.f, epsilon = 0.f;
   Window window{};

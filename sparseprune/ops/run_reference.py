@@ -18,7 +18,7 @@ from sparseprune.ops.bitmask import BITMASK
 from sparseprune.ops.linear import LinearFormat
 from sparseprune.ops.products import multiply
 from sparseprune.ops.sell import SELL
-from sparseprune.program.rotary import rotate
+from sparseprune.program.rotary import heads_of, rotate
 from sparseprune.program.steps import (
     Activation,
     Adaptive,
@@ -194,19 +194,18 @@ def _norm(step: Norm, values: dict[int, Tensor], weights: Weights) -> Tensor:
 def _rotary(step: Rotary, values: dict[int, Tensor], weights: Weights) -> Tensor:
     x = values[step.x]
     cos, sin = (values[v].reshape(*x.shape[:-1], step.turned) for v in (step.cos, step.sin))
-    return rotate(x, cos, sin, step.first, step.heads, step.head, bool(step.pairs))
+    return rotate(x, cos, sin, step.first, step.stride, step.heads, step.head, bool(step.pairs))
 
 
 def _attention(step: Attention, values: dict[int, Tensor], weights: Weights) -> Tensor:
+    counts = (step.heads, *[step.heads // step.group] * 2)
+    read = zip((step.x, step.key, step.value), step.first, step.strides, counts, strict=True)
     q, k, v = (
-        values[read][..., first : first + heads * step.head]
-        .unflatten(-1, (heads, step.head))
-        .repeat_interleave(step.heads // heads, -2)
-        for read, first, heads in zip(
-            (step.x, step.key, step.value), step.first,
-            (step.heads, *[step.heads // step.group] * 2), strict=True
+        heads_of(values[x], first, stride, count, step.head).repeat_interleave(
+            step.heads // count, -2
         )
-    )  # fmt: skip
+        for x, first, stride, count in read
+    )
     scores = q.transpose(-2, -3) @ k.movedim(-3, -1) * step.scale
     if step.mask != -1:
         scores = scores + values[step.mask].reshape(-1, 1, *scores.shape[-2:])

@@ -13,7 +13,14 @@ from torch import Tensor, fx, nn
 
 from sparseprune.program.masks import Masks, Scores, scores_of
 from sparseprune.program.moves import Probes, back, factor, first_channel, joined, repeated
-from sparseprune.program.rotary import Tables, Turned, rotate, table_of_tokens, turned_heads
+from sparseprune.program.rotary import (
+    Tables,
+    Turned,
+    heads_of,
+    rotate,
+    table_of_tokens,
+    turned_heads,
+)
 from sparseprune.program.steps import Triple
 
 PRODUCTS = ("matmul", "bmm", torch.matmul, torch.bmm, matmul)
@@ -36,23 +43,22 @@ def attend(
     value: Tensor,
     mask: Tensor | None,
     first: Triple,
+    strides: Triple,
     heads: int,
     head: int,
     group: int,
     causal: bool,
     scale: float,
 ) -> Tensor:
-    """softmax(scale q k^T + mask) v of every head, which begin at channels `first`.
+    """softmax(scale q k^T + mask) v of every head, from channels `first`, `strides` apart.
 
     query, key, value: [..., tokens, channels]; mask: [..., 1, queries, keys]; group: heads of
     queries that share one of keys and values.
     """
+    read = zip((query, key, value), first, strides, (1, group, group), strict=True)
     q, k, v = (
-        x[..., at : at + heads // times * head]
-        .unflatten(-1, (heads // times, head))
-        .transpose(-2, -3)
-        .repeat_interleave(times, -3)
-        for x, at, times in zip((query, key, value), first, (1, group, group), strict=True)
+        heads_of(x, at, stride, heads // times, head).transpose(-2, -3).repeat_interleave(times, -3)
+        for x, at, stride, times in read
     )
     mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
     return mixed.transpose(-2, -3).flatten(-2)
@@ -182,14 +188,15 @@ def _scaled(node: Any, probes: Probes, inner: list[fx.Node]) -> tuple[Any, float
 
 @dataclass(frozen=True)
 class _Heads:
-    """Heads of tokens `source`, from channel `first` on, each `times` times in turn.
+    """Heads of tokens `source`, from channel `first`, `stride` apart, each `times` times in turn.
 
-    rotation: what turns them on the way, before they are repeated; `first` is theirs then.
+    rotation: what turns them on the way, before they are repeated.
     """
 
     node: fx.Node
     source: fx.Node
     first: int
+    stride: int
     times: int
     chain: list[fx.Node]
     factor: float
@@ -213,15 +220,16 @@ def _heads(node: fx.Node, turned: bool, probes: Probes) -> _Heads | None:
         return None
     chain = [*before.chain, *rotation.inner, source, *chain]
     factor = by * before.factor
-    return _Heads(source, before.source, before.first, times, chain, factor, rotation)
+    first, stride = before.first, before.stride
+    return _Heads(source, before.source, first, stride, times, chain, factor, rotation)
 
 
 def _tokens(
     heads: _Heads, probes: Probes, tables: Tables
-) -> tuple[fx.Node, int, list[fx.Node]] | None:
-    """The tokens that attention reads, the channel where heads begin, and what was made for it."""
+) -> tuple[fx.Node, int, int, list[fx.Node]] | None:
+    """The tokens that attention reads, where heads begin, how far apart, and what was made."""
     if heads.rotation is None:
-        return heads.source, heads.first, []
+        return heads.source, heads.first, heads.stride, []
     found = [
         table_of_tokens(table, heads.rotation.x, probes, tables)
         for table in (heads.rotation.cos, heads.rotation.sin)
@@ -232,11 +240,12 @@ def _tokens(
     shapes = [probes.shape(p, heads.rotation.x) or () for p in range(len(probes.shapes))]
     _, count, _, head = shapes[0]
     with heads.node.graph.inserting_after(heads.node):
-        taken = (heads.source, cos, sin, heads.first, count, head, heads.rotation.pairs)
+        where = (heads.first, heads.stride, count, head)
+        taken = (heads.source, cos, sin, *where, heads.rotation.pairs)
         node = heads.node.graph.call_function(rotate, taken)
     for found_, (n, _, tokens, _) in zip(probes.shapes, shapes, strict=True):
         found_[node.name] = (n, tokens, count * head)
-    return node, 0, [*made, *more, node]
+    return node, 0, head, [*made, *more, node]
 
 
 def _found(core: _Core, probes: Probes, masks: Masks, tables: Tables) -> Found | None:
@@ -269,8 +278,8 @@ def _found(core: _Core, probes: Probes, masks: Masks, tables: Tables) -> Found |
     tokens = [_tokens(r, probes, tables) for r in (query, key, value)]
     if any(t is None for t in tokens):
         return None
-    sources, firsts, more = zip(*[t for t in tokens if t is not None], strict=True)
-    arguments = (*sources, mask, firsts, heads, head, group, core.causal, scale)
+    sources, firsts, strides, more = zip(*[t for t in tokens if t is not None], strict=True)
+    arguments = (*sources, mask, firsts, strides, heads, head, group, core.causal, scale)
     chain = [core.node, *core.inner, *query.chain, *key.chain, *value.chain, *made]
     chain += [node for nodes in more for node in nodes] + forward[:-1]
     return Found(forward[-1], arguments, [n for n in chain if n is not forward[-1]])

@@ -46,6 +46,7 @@ NATURALS: dict[type[Step], tuple[str, ...]] = {
     Depthwise: ("multiplier",),
     Channels: ("groups", "count"),
     Norm: ("channels",),
+    Rotary: ("stride",),
 }
 """Fields that must be at least 1."""
 FLAGS: dict[type[Step], tuple[str, ...]] = {
@@ -150,6 +151,9 @@ def _check_fields(step: Step) -> None:
 def _check_attention(step: Attention) -> None:
     if not all(0 <= first <= MOST for first in step.first):
         raise bad("program", f"first of {step}", f"at least 0 and at most {MOST}", step.first,
+                  _WAY_OUT)  # fmt: skip
+    if not all(1 <= stride <= MOST for stride in step.strides):
+        raise bad("program", f"strides of {step}", f"at least 1 and at most {MOST}", step.strides,
                   _WAY_OUT)  # fmt: skip
     if step.group < 1 or step.heads % step.group:
         raise bad("program", f"group of {step}", f"a divisor of {step.heads} heads", step.group,

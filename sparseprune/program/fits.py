@@ -35,7 +35,14 @@ from sparseprune.program.steps import (
     Step,
     Window,
 )
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
+from sparseprune.program.steps_sequences import (
+    Attention,
+    Norm,
+    Picture,
+    Pixels,
+    Rotary,
+    end_of_heads,
+)
 
 _WAY_OUT = "save the model again"
 
@@ -210,13 +217,13 @@ def _scaled(step: Depthwise, channels: int | None) -> int:
 
 
 def _turned(step: Rotary, known: Known) -> tuple[str, int]:
-    width = step.heads * step.head
-    _check_tokens(step, step.x, step.first + width, known)
+    end = end_of_heads(step.first, step.stride, step.heads, step.head)
+    _check_tokens(step, step.x, end, known)
     for table in (step.cos, step.sin):
         if known[table] not in (("tokens", None), ("tokens", step.turned)):
             raise bad("program", f"value {table} of {step}", f"tokens of {step.turned} channels",
                       known[table], _WAY_OUT)  # fmt: skip
-    return "tokens", width
+    return "tokens", step.heads * step.head
 
 
 def _check_tokens(step: Step, value: int, least: int, known: Known) -> None:
@@ -227,14 +234,13 @@ def _check_tokens(step: Step, value: int, least: int, known: Known) -> None:
 
 
 def _attended(step: Attention, known: Known) -> tuple[str, int]:
-    width = step.heads * step.head
     if step.mask != -1 and known[step.mask][0] != "tokens":
         raise bad("program", f"mask of {step}", "tokens", known[step.mask][0], _WAY_OUT)
-    widths = (width, width // step.group, width // step.group)
-    read = zip((step.x, step.key, step.value), step.first, widths, strict=True)
-    for value, first, its in read:
-        _check_tokens(step, value, first + its, known)
-    return "tokens", width
+    heads = (step.heads, *[step.heads // step.group] * 2)
+    read = zip((step.x, step.key, step.value), step.first, step.strides, heads, strict=True)
+    for value, first, stride, count in read:
+        _check_tokens(step, value, end_of_heads(first, stride, count, step.head), known)
+    return "tokens", step.heads * step.head
 
 
 def _both(step: Scale | Cat, channels: int, known: Known) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from sparseprune.program.steps_sequences import end_of_heads
+
 MOVES = {
     "view", "reshape", "unflatten", "flatten", "transpose", "swapaxes", "permute", "unbind",
     "chunk", "split", "contiguous", "select", "unsqueeze", "squeeze", "expand",
@@ -74,10 +76,10 @@ def back(node: Any, probes: Probes) -> tuple[fx.Node, list[fx.Node], float]:
 
 def first_channel(
     source: fx.Node, chain: list[fx.Node], apart: tuple[int, ...], turned: bool, probes: Probes
-) -> tuple[int, int] | None:
+) -> tuple[int, int, int] | None:
     """The channel of tokens at which heads begin that these moves take apart, if they do.
 
-    And how often each of them is there, one after the other.
+    And channels from one to the next, and how often each of them is there, one after the other.
 
     apart: heads, where they have a dimension, and channels of each. turned: tokens come last.
     """
@@ -93,15 +95,17 @@ def first_channel(
             return None
         moved = moved.transpose(-1, -2) if turned else moved
         moved = moved.unsqueeze(1) if len(apart) == 1 else moved
-        first, times = int(moved.flatten()[0]), times_of(moved)
+        times = times_of(moved)
         heads, head = moved.shape[1] // times, apart[-1]
-        wanted = places[..., first : first + heads * head]
-        if first >= shape[2] or wanted.shape[2] != heads * head:
+        first, second = (int(moved[0, i * times % moved.shape[1], 0, 0]) for i in (0, 1))
+        stride = second - first if heads > 1 else head
+        end = end_of_heads(first, stride, heads, head)
+        if stride < 1 or end > shape[2]:
             return None
-        wanted = wanted.unflatten(-1, (heads, head)).transpose(1, 2)
+        wanted = places[..., first:end].unfold(-1, head, stride).transpose(1, 2)
         if not torch.equal(moved, wanted.repeat_interleave(times, 1)):
             return None
-        found.add((first, times))
+        found.add((first, stride, times))
     return found.pop() if len(found) == 1 else None
 
 

@@ -93,8 +93,8 @@ def permute(call: Call, input: Any, *dims: Any) -> Lowered | None:
     return None
 
 
-def rotary(call: Call, x: Any, cos: Any, sin: Any, first: int, heads: int, head: int,
-           pairs: bool) -> Lowered | None:  # fmt: skip
+def rotary(call: Call, x: Any, cos: Any, sin: Any, first: int, stride: int, heads: int,
+           head: int, pairs: bool) -> Lowered | None:  # fmt: skip
     """What sparseprune.program.rotary has found."""
     angles = call.shapes(cos)
     if angles is None:
@@ -102,8 +102,8 @@ def rotary(call: Call, x: Any, cos: Any, sin: Any, first: int, heads: int, head:
     turned = angles[0][-1]
 
     def emit(b: Builder, v: list[int]) -> int:
-        return b.add(Rotary, x=v[0], cos=v[1], sin=v[2], first=first, heads=heads, head=head,
-                     turned=turned, pairs=int(pairs))  # fmt: skip
+        return b.add(Rotary, x=v[0], cos=v[1], sin=v[2], first=first, stride=stride, heads=heads,
+                     head=head, turned=turned, pairs=int(pairs))  # fmt: skip
 
     return Lowered((x, cos, sin), emit, "tokens", "tokens")
 
@@ -115,6 +115,7 @@ def attention(
     value: Any,
     mask: Any,
     first: Triple,
+    strides: Triple,
     heads: int,
     head: int,
     group: int,
@@ -125,8 +126,8 @@ def attention(
 
     def emit(b: Builder, x: list[int]) -> int:
         return b.add(Attention, x=x[0], key=x[1], value=x[2], mask=[*x, -1][3],
-                     first=tuple(first), heads=heads, head=head, group=group,
-                     causal=int(causal), scale=float(scale))  # fmt: skip
+                     first=tuple(first), strides=tuple(strides), heads=heads, head=head,
+                     group=group, causal=int(causal), scale=float(scale))  # fmt: skip
 
     reads = (query, key, value) if mask is None else (query, key, value, mask)
     return Lowered(reads, emit, "tokens", "tokens")

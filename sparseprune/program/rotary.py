@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from sparseprune.program.masks import given
 from sparseprune.program.moves import MOVES, Probes, back, moved_places
+from sparseprune.program.steps_sequences import end_of_heads
 
 PRODUCTS, SUMS = (mul, torch.mul, "mul"), (add, torch.add, "add")
 NEGATIONS, JOINS = (neg, torch.neg, "neg"), (torch.cat, torch.concat, torch.stack)
@@ -39,14 +40,26 @@ class Turned:
     inner: list[fx.Node]
 
 
+def heads_of(x: Tensor, first: int, stride: int, heads: int, head: int) -> Tensor:
+    """[..., heads, head] of x [..., channels], which begin at `first`, `stride` apart."""
+    return x[..., first : end_of_heads(first, stride, heads, head)].unfold(-1, head, stride)
+
+
 def rotate(
-    x: Tensor, cos: Tensor, sin: Tensor, first: int, heads: int, head: int, pairs: bool
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    first: int,
+    stride: int,
+    heads: int,
+    head: int,
+    pairs: bool,
 ) -> Tensor:
-    """The heads of x [..., T, channels], which begin at channel `first`, turned.
+    """The heads of x [..., T, channels], which begin at `first`, `stride` apart, turned.
 
     cos, sin: [..., T, turned]; other channels of a head stay as they are.
     """
-    x = x[..., first : first + heads * head].unflatten(-1, (heads, head))
+    x = heads_of(x, first, stride, heads, head)
     turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     y = turning * cos.unsqueeze(-2) + other_channels(turning, pairs) * sin.unsqueeze(-2)
     return torch.cat([y, rest], -1).flatten(-2)

@@ -7,7 +7,14 @@ from math import prod
 from typing import Any
 
 from sparseprune.program.steps import Step
-from sparseprune.program.steps_sequences import Attention, Norm, Picture, Pixels, Rotary
+from sparseprune.program.steps_sequences import (
+    Attention,
+    Norm,
+    Picture,
+    Pixels,
+    Rotary,
+    end_of_heads,
+)
 from sparseprune.program.values import Value, Values, check, image, tokens
 
 
@@ -19,21 +26,23 @@ def _norm(step: Norm, values: Values) -> Value:
 
 
 def _rotary(step: Rotary, values: Values) -> Value:
-    width = step.heads * step.head
-    x = tokens(step, values, step.x, step.first + width)
+    end = end_of_heads(step.first, step.stride, step.heads, step.head)
+    x = tokens(step, values, step.x, end)
     for number in (step.cos, step.sin):
         table = tokens(step, values, number, step.turned)
         check(table[-1] == step.turned and prod(table[:-1]) == prod(x[:-1]),
                f"value {number} read by 'rotary'", "angles of every token", table,
                "pass as many as there are")  # fmt: skip
-    return Value("tokens", (*x[:-1], width))
+    return Value("tokens", (*x[:-1], step.heads * step.head))
 
 
 def _attention(step: Attention, values: Values) -> Value:
-    width = step.heads * step.head
-    widths = (width, width // step.group, width // step.group)
-    read = zip((step.x, step.key, step.value), step.first, widths, strict=True)
-    query, key, value = (tokens(step, values, v, first + its) for v, first, its in read)
+    heads = (step.heads, *[step.heads // step.group] * 2)
+    read = zip((step.x, step.key, step.value), step.first, step.strides, heads, strict=True)
+    query, key, value = (
+        tokens(step, values, v, end_of_heads(first, stride, count, step.head))
+        for v, first, stride, count in read
+    )
     for name, shape, others in (("key", key, query[:-2]), ("value", value, key[:-1])):
         same = len(shape) == len(query) > 1 and shape[: len(others)] == others
         check(same, f"{name} of 'attention'", "of as many sequences and tokens", shape,
@@ -44,7 +53,7 @@ def _attention(step: Attention, values: Values) -> Value:
         check(fits, "mask of 'attention'", "of every query and key", mask,
                "pass as many as there are")  # fmt: skip
     check(key[-2] > 0, "keys of 'attention'", "at least one", key, "pass longer inputs")
-    return Value("tokens", (*query[:-1], width))
+    return Value("tokens", (*query[:-1], step.heads * step.head))
 
 
 def _pixels(step: Pixels, values: Values) -> Value:

@@ -36,7 +36,7 @@ class Rotary(Step):
         out: tokens [..., heads * head].
         x: tokens [..., channels].
         cos, sin: tokens [..., turned], as many as x.
-        first: channel of the first head in x.
+        first, stride: channel of the first head in x, and channels from one to the next.
         heads, head: how many, and channels of each.
         turned: the first channels of a head, an even number; others stay as they are.
         pairs: 1 turns channels 2 i and 2 i + 1 together, 0 i and i + turned / 2.
@@ -48,6 +48,7 @@ class Rotary(Step):
     cos: int
     sin: int
     first: int
+    stride: int
     heads: int
     head: int
     turned: int
@@ -65,7 +66,8 @@ class Attention(Step):
         x, key, value: tokens [..., queries, channels], [..., keys, channels] twice; the leading
             dimensions count sequences and are the same.
         mask: tokens [..., queries, keys], or -1.
-        first: channel of the first head in x, key and value.
+        first, strides: channel of the first head in x, key and value, and channels from one head
+            to the next.
         heads, head: how many, and channels of each.
         group: so many heads of queries, one after the other, share a head of keys and values
             (Ainslie et al., GQA, 2023).
@@ -80,11 +82,17 @@ class Attention(Step):
     value: int
     mask: int
     first: Triple
+    strides: Triple
     heads: int
     head: int
     group: int
     causal: int
     scale: float
+
+
+def end_of_heads(first: int, stride: int, heads: int, head: int) -> int:
+    """The channel behind the last of so many heads."""
+    return first + (heads - 1) * stride + head
 
 
 @dataclass(frozen=True)

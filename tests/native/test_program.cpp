@@ -143,13 +143,15 @@ std::string sequence_program(const std::string& block) {
          "csr 3 2 2 14 8 8 " +
          block + " 1 0" + one +
          " silu -inf inf\n"
-         "attention 4 3 2 3 -1 4 0 2 2 2 2 1 0.7\n"
+         "attention 4 3 2 3 -1 4 0 2 2 3 1 2 2 2 1 0.7\n"
          "norm 5 4 13 4 0 0 1e-06\n"
-         "attention 6 4 3 3 -1 0 1 4 1 4 1 0 0.5\n"
+         "attention 6 4 3 3 -1 0 1 4 4 4 4 1 4 1 0 0.5\n"
          "add 7 6 5 clamp 0.0 inf\n"
-         "rotary 8 3 4 5 2 1 6 4 1\n"
-         "rotary 9 3 5 4 0 2 4 4 0\n"
+         "rotary 8 3 4 5 2 7 1 6 4 1\n"
+         "rotary 9 3 5 4 0 3 2 4 4 0\n"
          "multiply 10 9 2\n"
+         "attention 11 3 2 3 -1 0 1 0 4 5 3 2 2 1 0 0.5\n"
+         "output 11\n"
          "output 10\n"
          "output 8\n"
          "output 7\n"
@@ -348,20 +350,23 @@ void check_programs(int64_t count, Random& random) {
         "zeros clamp 0 0\noutput 2",
         "input 0 image 6 2\nnorm 1 0 0 6 0 1 1e-5\noutput 1",
         "input 0 image 6 2\nflatten 1 0\nnorm 2 1 0 6 0 1 1e-5\noutput 2",
-        "input 0 image 6 2\nattention 1 0 0 0 -1 0 0 0 1 6 1 0 1\noutput 1",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 1 1 486 1 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 0 6 1 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 -1 0 1 6 1 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 3 -1 0 0 0 1 6 1 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 1 6 1 2 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 3 6 2 0 1\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 2 6 0 0 1\noutput 2",
+        "input 0 image 6 2\nattention 1 0 0 0 -1 0 0 0 6 6 6 1 6 1 0 1\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 1 6 6 6 1 486 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 6 6 6 0 6 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 -1 0 6 6 6 1 6 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 3 -1 0 0 0 6 6 6 1 6 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 6 6 6 1 6 1 2 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 6 6 6 3 6 2 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 6 6 6 2 6 0 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 481 6 6 2 6 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nattention 2 1 1 1 -1 0 0 0 6 6 0 2 6 1 0 1\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 0 1 486 486 0\noutput 2",
         "input 0 image 6 2\nmultiply 1 0 1\noutput 1",
         "input 0 image 6 2\nmean 1 0\nmultiply 2 0 1\noutput 2",
-        "input 0 image 6 2\nrotary 1 0 0 0 0 1 6 6 0\noutput 1",
-        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 1 486 486 2\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 1 1 486 486 0\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 1 4 4 0\noutput 2",
-        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 2 243 486 0\noutput 2"})
+        "input 0 image 6 2\nrotary 1 0 0 0 0 6 1 6 6 0\noutput 1",
+        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 6 1 486 486 2\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 1 6 1 486 486 0\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 6 1 4 4 0\noutput 2",
+        "input 0 image 6 2\nflatten 1 0\nrotary 2 1 1 1 0 243 2 243 486 0\noutput 2"})
     check_refused(text);
 }

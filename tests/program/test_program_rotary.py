@@ -36,16 +36,17 @@ def turned_in_float64(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tenso
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (3, 70), (0, 5), (1, 197)])
 @pytest.mark.parametrize(("turned", "pairs"), [(8, 0), (8, 1), (6, 0), (2, 1)])
 def test_rotary_is_float64(shape: tuple[int, int], turned: int, pairs: int) -> None:
-    x = torch.randn(*shape, WIDTH + 3)
+    stride = HEAD + 2
+    x = torch.randn(*shape, 3 + HEADS * stride)
     cos, sin = torch.randn(*shape, turned), torch.randn(*shape, turned)
     steps: list[Step] = [
-        Input(0, "tokens", WIDTH + 3, 0),
+        Input(0, "tokens", x.shape[-1], 0),
         Input(1, "tokens", turned, 0),
         Input(2, "tokens", turned, 0),
-        Rotary(3, 0, 1, 2, 2, HEADS, HEAD, turned, pairs),
+        Rotary(3, 0, 1, 2, 2, stride, HEADS, HEAD, turned, pairs),
         Output(3),
     ]
-    heads = x[..., 2 : WIDTH + 2].unflatten(-1, (HEADS, HEAD))
+    heads = x[..., 2 : 2 + HEADS * stride].unflatten(-1, (HEADS, stride))[..., :HEAD]
     expected = turned_in_float64(heads, cos, sin, bool(pairs)).flatten(-2)
     for (out,) in run_everywhere(steps, [x, cos, sin], []):
         torch.testing.assert_close(out, expected.float(), rtol=0, atol=2e-6)
@@ -60,7 +61,7 @@ def test_shared_heads_are_float64(batch: int, length: int, group: int) -> None:
     steps: list[Step] = [
         Input(0, "tokens", WIDTH, 0),
         Input(1, "tokens", 2 * width, 0),
-        Attention(2, 0, 1, 1, -1, (0, 0, width), HEADS, HEAD, group, 1, 0.4),
+        Attention(2, 0, 1, 1, -1, (0, 0, width), (HEAD,) * 3, HEADS, HEAD, group, 1, 0.4),
         Output(2),
     ]
     k, v = (t.double().unflatten(-1, (-1, HEAD)).transpose(1, 2) for t in kv.split(width, -1))

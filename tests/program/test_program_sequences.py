@@ -49,7 +49,7 @@ def test_attention_is_float64(batch: int, length: int, keys: int, causal: int) -
     steps: list[Step] = [
         Input(0, "tokens", WIDTH + 5, 0),
         Input(1, "tokens", 2 * WIDTH + 1, 0),
-        Attention(2, 0, 1, 1, -1, (5, WIDTH + 1, 0), HEADS, HEAD, 1, causal, 0.4),
+        Attention(2, 0, 1, 1, -1, (5, WIDTH + 1, 0), (HEAD,) * 3, HEADS, HEAD, 1, causal, 0.4),
         Output(2),
     ]
     expected = attended(q[..., 5:], kv[..., WIDTH + 1 :], kv[..., :WIDTH], bool(causal), 0.4)
@@ -72,7 +72,7 @@ def test_masked_attention_is_float64(batch: int, length: int, keys: int, causal:
         Input(1, "tokens", WIDTH, 0),
         Input(2, "tokens", WIDTH, 0),
         Input(3, "tokens", 0, 0),
-        Attention(4, 0, 1, 2, 3, (0, 0, 0), HEADS, HEAD, 1, causal, 0.4),
+        Attention(4, 0, 1, 2, 3, (0, 0, 0), (HEAD,) * 3, HEADS, HEAD, 1, causal, 0.4),
         Output(4),
     ]
     heads_of = [x.double().unflatten(-1, (HEADS, HEAD)).transpose(1, 2) for x in (q, k, v)]
@@ -107,7 +107,7 @@ def test_threads_change_nothing() -> None:
     """Sequences shared out, or worked on by all threads one after the other."""
     steps: list[Step] = [
         Input(0, "tokens", 3 * WIDTH, 0),
-        Attention(1, 0, 0, 0, -1, (0, WIDTH, 2 * WIDTH), HEADS, HEAD, 1, 0, 0.3),
+        Attention(1, 0, 0, 0, -1, (0, WIDTH, 2 * WIDTH), (HEAD,) * 3, HEADS, HEAD, 1, 0, 0.3),
         Output(1),
     ]
     before = torch.get_num_threads()
@@ -250,6 +250,8 @@ APART: dict[str, Callable[[Tensor], Any]] = {
     "chunk": chunked,
     "split": lambda y: [heads(torch.split(y, WIDTH, dim=2)[i]) for i in range(3)],
     "gpt": lambda y: y.unflatten(-1, (3, HEADS, -1)).transpose(1, 3).unbind(2),
+    "alternating": lambda y: y.unflatten(-1, (HEADS, 3 * HEAD)).transpose(1, 2).chunk(3, dim=-1),
+    "bloom": lambda y: y.unflatten(-1, (HEADS, 3, HEAD)).permute(3, 0, 2, 1, 4).unbind(0),
     "sliced": lambda y: [heads(y[..., i : i + WIDTH]) for i in range(0, 3 * WIDTH, WIDTH)],
 }
 

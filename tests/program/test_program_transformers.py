@@ -23,6 +23,7 @@ TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
 IMAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
          "intermediate_size": 64, "image_size": 16, "patch_size": 4}  # fmt: skip
 DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 50}
+SHARED = {"num_key_value_heads": 2}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 32}
 
 
@@ -156,10 +157,10 @@ def test_a_cache_that_is_given_back_is_refused_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "StableLm"])
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "StableLm", "GPTNeoX"])
 def test_decoders_without_cache_are_one_program(name: str, eager: bool) -> None:
     torch.manual_seed(0)
-    settings = TEXT | {"num_key_value_heads": 2, "use_cache": False}
+    settings = TEXT | {"use_cache": False} | ({} if name == "GPTNeoX" else SHARED)
     settings["attn_implementation"] = "eager" if eager else "sdpa"
     model = of(f"{name}Model", f"{name}Config", **settings)()
     prune(model, 0.8)
