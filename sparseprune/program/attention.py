@@ -136,7 +136,11 @@ def _spelled(node: Any, modules: dict[str, nn.Module], probes: Probes) -> _Core 
         inner.append(scores)
         fill = probes.number(scores.args[2]) if scores.target in FILLS else None
         scores, mask = scores.args[:2]
-        if not isinstance(mask, fx.Node) or (fill is None and inner[-1].target in FILLS):
+        if (
+            not isinstance(mask, fx.Node)
+            or inner[-1].kwargs
+            or (fill is None and inner[-1].target in FILLS)
+        ):
             return None
     scores, scale = _scaled(scores, probes, inner)
     if not isinstance(scores, fx.Node) or scores.target not in PRODUCTS or len(scores.args) != 2:

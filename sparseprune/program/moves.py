@@ -53,7 +53,8 @@ class Probes:
 
 def factor(node: Any, probes: Probes) -> float | None:
     """The number by which a node multiplies its first argument, if it does that."""
-    by = probes.number(node.args[1]) if len(node.args) == 2 else None
+    plain = len(node.args) == 2 and not node.kwargs  # torch.div may round
+    by = probes.number(node.args[1]) if plain else None
     if by is None or not isinstance(node.args[0], fx.Node):
         return None
     if node.target in (mul, torch.mul, "mul"):

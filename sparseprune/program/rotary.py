@@ -17,7 +17,7 @@ from sparseprune.program.moves import MOVES, Probes, back, moved_places
 from sparseprune.program.steps_sequences import end_of_heads
 
 PRODUCTS, SUMS = (mul, torch.mul, "mul"), (add, torch.add, "add")
-NEGATIONS, JOINS = (neg, torch.neg, "neg"), (torch.cat, torch.concat, torch.stack)
+NEGATIONS, JOINS = (neg, torch.neg, "neg"), (torch.cat, torch.concat)
 MOST = 8
 """Nodes that write the other channels."""
 
@@ -75,10 +75,10 @@ def other_channels(x: Tensor, pairs: bool) -> Tensor:
 
 def turned_heads(node: fx.Node, probes: Probes) -> Turned | None:
     """What a node turns, if it does that."""
-    if node.target in JOINS:
+    if _are([node], JOINS, 1) or _are([node], JOINS):
         return _in_part(node, probes)
     terms: Any = node.args
-    if node.target not in SUMS or len(terms) != 2 or not _are(terms, PRODUCTS):
+    if not _are([node], SUMS) or not _are(terms, PRODUCTS):
         return None
     for kept, moved in (terms, terms[::-1]):
         for x, cos in (kept.args, kept.args[::-1]):
@@ -90,12 +90,12 @@ def turned_heads(node: fx.Node, probes: Probes) -> Turned | None:
 
 def _in_part(node: fx.Node, probes: Probes) -> Turned | None:
     """The first channels turned, then the others."""
-    dim = node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
-    parts: Any = node.args[0]
+    parts: Any
+    parts, dim = [*node.args, node.kwargs.get("dim")][:2]
     if dim not in (-1, 3) or not isinstance(parts, (tuple, list)) or len(parts) != 2:
         return None
-    inside = turned_heads(parts[0], probes) if parts[0].target in SUMS else None
-    if inside is None:
+    inside = turned_heads(parts[0], probes) if _are(parts[:1], SUMS) else None
+    if inside is None or not isinstance(parts[1], fx.Node):
         return None
     source, chain, by = back(inside.x, probes)
     rest, other_chain, other_by = back(parts[1], probes)
@@ -120,8 +120,15 @@ def _in_part(node: fx.Node, probes: Probes) -> Turned | None:
     return Turned(source, inside.cos, inside.sin, width, inside.pairs, inner)
 
 
-def _are(nodes: Any, targets: tuple[Any, ...]) -> bool:
-    return all(isinstance(n, fx.Node) and n.target in targets and len(n.args) == 2 for n in nodes)
+def _are(nodes: Any, targets: tuple[Any, ...], count: int = 2) -> bool:
+    """Whether all are calls of these with so many arguments, and no options but a dimension."""
+    return all(
+        isinstance(n, fx.Node)
+        and n.target in targets
+        and len(n.args) == count
+        and n.kwargs.keys() <= {"dim"}
+        for n in nodes
+    )
 
 
 def _turned(x: Any, cos: Any, other: Any, sin: Any, probes: Probes) -> Turned | None:
@@ -146,7 +153,7 @@ def _written(other: fx.Node, x: fx.Node, probes: Probes) -> list[fx.Node] | None
         node = open_.pop(0)
         if node is x or node in found:
             continue
-        if len(found) == MOST or node.target not in (*MOVES, *NEGATIONS, *JOINS):
+        if len(found) == MOST or node.target not in (*MOVES, *NEGATIONS, *JOINS, torch.stack):
             return None
         found.append(node)
         open_ += [n for n in node.all_input_nodes if n.name not in probes.numbers[0]]

@@ -286,12 +286,22 @@ def doubled(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return q * cos + half(q) * 2 * sin
 
 
+def weighted(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.add(q * cos, half(q) * sin, alpha=2)
+
+
+def joined_elsewhere(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What turned comes last."""
+    first, cos, sin = q[..., :4], cos[:, :4], sin[:, :4]
+    return torch.cat((q[..., 4:], first * cos + half(first) * sin), dim=-1)
+
+
 def seen(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """With a third term."""
     return q * cos + half(q) * sin + q
 
 
-@pytest.mark.parametrize("turn", [backwards, by_head, doubled, seen])
+@pytest.mark.parametrize("turn", [backwards, by_head, doubled, weighted, joined_elsewhere, seen])
 def test_what_turns_otherwise_stays(turn: Callable[..., Tensor]) -> None:
     model, x = sparsify(Decoder(turn)), torch.randn(2, 5, WIDTH)
     expected = model(x)

@@ -361,7 +361,22 @@ def over_heads(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return ((q @ k.transpose(-2, -1)).softmax(1) @ v).transpose(1, 2).flatten(2)
 
 
-@pytest.mark.parametrize("attend", [of_fixed_length, mixed_heads, masked_heads, seen, over_heads])
+def rounded(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = torch.div(heads(q), 0.5, rounding_mode="floor"), heads(k), heads(v)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def weighted(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A mask that is added twice."""
+    q, k, v = map(heads, (q, k, v))
+    scores = torch.add(q @ k.transpose(-2, -1), x.mean(-1)[:, None, None, :], alpha=2)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+OTHER = [of_fixed_length, mixed_heads, masked_heads, seen, over_heads, rounded, weighted]
+
+
+@pytest.mark.parametrize("attend", OTHER)
 def test_other_attention_stays(attend: Callable[..., Tensor]) -> None:
     """What is no attention of whole heads over whole sequences is left to torch."""
     model, x = sparsify(Block(attend)), torch.randn(2, 5, WIDTH)
