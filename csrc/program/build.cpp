@@ -229,9 +229,8 @@ void Builder::emit(size_t step) {
     case Word::kUpsample:
       return upsample(s);
     case Word::kAdd:
-      return add(s);
     case Word::kMultiply:
-      return multiply(s);
+      return add(s);
     case Word::kScale:
       return scale(s);
     case Word::kCat:

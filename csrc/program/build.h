@@ -57,7 +57,6 @@ class Builder {
   void adaptive(const Step& s);
   void upsample(const Step& s);
   void add(const Step& s);
-  void multiply(const Step& s);
   void scale(const Step& s);
   void cat(const Step& s);
   void channels(const Step& s);

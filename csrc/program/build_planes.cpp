@@ -116,7 +116,7 @@ void Builder::adaptive(const Step& s) {
 
 constexpr int64_t kStretch = 4096;  // floats of tokens that are added at once
 
-// Also the last part of a csr step over few tokens, where out is x.
+// Products as well, and the last part of a csr step over few tokens, where out is x.
 void Builder::add(const Step& s) {
   Value& v = value(s.out);
   const Planes &before = value(s.x).planes, &after = v.planes;
@@ -139,35 +139,14 @@ void Builder::add(const Step& s) {
            };
            float* out = at(step.out);
            const int64_t some = flat ? std::min(lanes, floats - plane * lanes) : lanes;
-           plane_kernels().finish(at(step.x), some, step.y >= 0 ? at(step.y) : nullptr,
-                                  lives->data(), some, 1, step.activation, out, some);
+           if (step.word == Word::kMultiply)  // whose padding is zeros in both
+             plane_kernels().multiply(at(step.x), at(step.y), some, out);
+           else
+             plane_kernels().finish(at(step.x), some, step.y >= 0 ? at(step.y) : nullptr,
+                                    lives->data(), some, 1, step.activation, out, some);
            if (!flat) clear_margins(out - y.lead, y);
          });
        });
-}
-
-// Padding is zeros in both.
-void Builder::multiply(const Step& s) {
-  const Value& v = value(s.out);
-  const Planes y = v.planes;
-  const bool flat = v.shape.tokens;  // one stream, as in a sum
-  const int64_t lanes = flat ? kStretch : y.lanes();
-  const int64_t planes = flat ? (v.floats() + lanes - 1) / lanes : y.images * y.channels;
-  const int64_t n = parts(planes), floats = v.floats();
-  const Plan* plan = plan_.get();
-  work(n, {s.x, s.y}, s.out, [=, step = s](const Call& call, int64_t i) {
-    part(i, n, planes, [&](int64_t plane) {
-      const auto at = [&](int64_t value) {
-        const Planes& p = plan->values[value].planes;
-        return plan->at(call, value) +
-               (flat ? plane * lanes : p.at(plane / y.channels, plane % y.channels));
-      };
-      float* out = at(step.out);
-      plane_kernels().multiply(at(step.x), at(step.y),
-                               flat ? std::min(lanes, floats - plane * lanes) : lanes, out);
-      if (!flat) clear_margins(out - y.lead, y);
-    });
-  });
 }
 
 void Builder::upsample(const Step& s) {
