@@ -56,22 +56,37 @@ def expressions(graph: fx.Graph, probes: Probes) -> Iterator[Expression]:
 
 
 def _found(root: fx.Node, places: dict[fx.Node, int], probes: Probes) -> Expression | None:
-    """Steps are taken from the last one back, until they all read one value that explains them."""
+    for inside, source in spans(root, ELEMENTWISE, MOST, places, probes):
+        if len(inside) < FEWEST:
+            continue
+        if (known := _known(inside[::-1], source, probes)) is not None:
+            return Expression(root, known[0], source, known[1], inside[1:])
+    return None
+
+
+def spans(
+    root: fx.Node,
+    allowed: Container[Any],
+    most: int,
+    places: dict[fx.Node, int],
+    probes: Probes,
+    skipped: Container[Any] = (),
+) -> Iterator[tuple[list[fx.Node], fx.Node]]:
+    """Steps taken from the last one back, whenever they all read one value: the steps, that value.
+
+    skipped: targets of steps of which the first argument alone counts.
+    """
     inside: list[fx.Node] = []
     open_ = {root}
-    while len(inside) < MOST:
+    while open_ and len(inside) < most:
         last = max(open_, key=places.__getitem__)
-        if last.target not in ELEMENTWISE:
-            return None
+        if last.target not in allowed:
+            return
         inside.append(last)
-        open_ = open_ - {last} | {a for a in last.all_input_nodes if probes.number(a) is None}
-        if len(open_) == 1 and len(inside) >= FEWEST:
-            source = next(iter(open_))
-            if (known := _known(inside[::-1], source, probes)) is not None:
-                return Expression(root, known[0], source, known[1], inside[1:])
-        if not open_:
-            return None
-    return None
+        read = last.all_input_nodes[: 1 if last.target in skipped else None]
+        open_ = open_ - {last} | {a for a in read if probes.number(a) is None}
+        if len(open_) == 1:
+            yield list(inside), next(iter(open_))
 
 
 def computed(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from sparseprune.program.expressions import ELEMENTWISE, Expression, computed
+from sparseprune.program.expressions import ELEMENTWISE, Expression, computed, spans
 from sparseprune.program.moves import Probes
 
 CASTS = ("to", "float", "type_as")
@@ -43,22 +43,14 @@ def _found(
     root: Any, channels: int, places: dict[fx.Node, int], probes: Probes
 ) -> tuple[fx.Node, float, list[fx.Node]] | None:
     """The tokens that `root` scales, epsilon, and the steps from there."""
-    inside: list[fx.Node] = []
-    open_ = {root} if isinstance(root, fx.Node) else set()
-    while open_ and len(inside) < MOST:
-        last = max(open_, key=places.__getitem__)
-        if last.target not in PARTS:
-            return None
-        inside.append(last)
-        read = last.all_input_nodes[: 1 if last.target in CASTS else None]
-        open_ = open_ - {last} | {a for a in read if probes.number(a) is None}
-        if len(open_) == 1 and len(inside) >= FEWEST:
-            source = next(iter(open_))
-            shape = probes.shape(0, source)
-            if shape is None or shape[-1] != channels or len(shape) < 2:
-                continue
-            if (epsilon := _epsilon(inside[::-1], source, channels, probes)) is not None:
-                return source, epsilon, inside
+    if not isinstance(root, fx.Node):
+        return None
+    for inside, source in spans(root, PARTS, MOST, places, probes, CASTS):
+        shape = probes.shape(0, source)
+        if len(inside) < FEWEST or shape is None or shape[-1] != channels or len(shape) < 2:
+            continue
+        if (epsilon := _epsilon(inside[::-1], source, channels, probes)) is not None:
+            return source, epsilon, inside
     return None
 
 
