@@ -46,6 +46,9 @@ class Builder {
   void emit(size_t step);
   void input(const Step& s);
   void output(const Step& s);
+  void input_innermost(const Step& s, int64_t from);
+  void output_innermost(const Step& s, int64_t to);
+  void mean_innermost(const Step& s);
   void csr(size_t step);
   template <typename W>
   void csr_panels(size_t step);
@@ -101,6 +104,9 @@ template <typename Body>
 void part(int64_t i, int64_t parts, int64_t total, const Body& body) {
   for (int64_t at = i * total / parts; at < (i + 1) * total / parts; ++at) body(at);
 }
+
+// Rows of one plane to consecutive floats; up to 16 floats behind a row are read.
+void copy_rows(const float* from, const Planes& p, float* to);
 
 // Zeros around the elements [0, lanes) of one plane.
 void clear_margins(float* plane, const Planes& p);

@@ -15,13 +15,6 @@ Planes joined(Planes p) {
   return p;
 }
 
-// Rows of one plane to consecutive floats.
-void copy_rows(const float* from, const Planes& p, float* to) {
-  for (int64_t z = 0; z < p.depth; ++z)
-    for (int64_t y = 0; y < p.height; ++y, to += p.width)
-      std::copy_n(from + z * p.slice + y * p.row, p.width, to);
-}
-
 // Calls body(plane, begin, end) for the rows of part i of `parts` of all rows of all planes.
 template <typename Body>
 void part_of_rows(int64_t i, int64_t parts, int64_t planes, int64_t rows, const Body& body) {
@@ -70,6 +63,19 @@ std::vector<int64_t> dealt(int64_t channels, int64_t groups, int64_t begin, int6
 
 }  // namespace
 
+void copy_rows(const float* from, const Planes& p, float* to) {
+  constexpr int64_t kAtOnce = 16;  // and what is too much is written again
+  const float* end = to + p.depth * p.height * p.width;
+  for (int64_t z = 0; z < p.depth; ++z)
+    for (int64_t y = 0; y < p.height; ++y, to += p.width) {
+      const float* row = from + z * p.slice + y * p.row;
+      if (p.width < kAtOnce && end - to >= kAtOnce)
+        std::copy_n(row, kAtOnce, to);
+      else
+        std::copy_n(row, p.width, to);
+    }
+}
+
 void Builder::input(const Step& s) {
   const int64_t from = inputs_++;
   const Value v = value(s.out);
@@ -84,6 +90,7 @@ void Builder::input(const Step& s) {
                 [=, out = s.out](const Call& call, int64_t i) {
                   rows_to_tiles(call.inputs[from], p.channels, v, i, plan->at(call, out));
                 });
+  if (s.innermost > 1) return input_innermost(s, from);
   // Rows, because images of few channels are as large as any.
   const int64_t planes = p.images * p.channels, size = p.depth * p.height * p.width;
   const Planes to = planes >= kManyPlanes * threads_ ? joined(p) : p;
@@ -109,6 +116,7 @@ void Builder::output(const Step& s) {
     return work(p.images * column_blocks(v), {s.x}, -1, [=, x = s.x](const Call& call, int64_t i) {
       tiles_to_rows(plan->at(call, x), v, i, call.outputs[to], p.channels);
     });
+  if (s.innermost > 1) return output_innermost(s, to);
   const int64_t planes = p.images * p.channels, size = p.depth * p.height * p.width;
   const Planes rows = joined(p);
   const int64_t n = parts(planes);

@@ -88,10 +88,11 @@ void Builder::pool(const Step& s) {
 }
 
 void Builder::mean(const Step& s) {
+  if (s.innermost > 1) return mean_innermost(s);
   const Planes x = value(s.x).planes, y = value(s.out).planes;
   const Plan* plan = plan_.get();
   const int64_t planes = y.images * y.channels, n = parts(planes);
-  const float size = static_cast<float>(x.depth * x.height * x.width);
+  const int64_t size = x.depth * x.height * x.width;
   work(n, {s.x}, s.out, [=, step = s](const Call& call, int64_t i) {
     const int64_t begin = i * planes / n, end = (i + 1) * planes / n;
     plane_kernels().mean(plan->at(call, step.x) + begin * x.plane + x.lead, x.plane, x.lanes(),

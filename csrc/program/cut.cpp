@@ -60,8 +60,9 @@ std::unique_ptr<Plan> Part::plan(int64_t items, const std::vector<Weight>& weigh
 Cut::Cut(const std::vector<Step>& steps, const std::vector<Value>& values,
          const std::vector<Sizes>& inputs, bool apart)
     : steps_(steps), values_(values), sizes_(inputs), apart_(apart) {
+  between.inputs = static_cast<int64_t>(inputs.size());
   for (const Step& s : steps) {
-    results_ += s.word == Word::kOutput;
+    between.outputs += s.word == Word::kOutput;
     tokens.sequences |= apart && s.word == Word::kAttention;
     apart_ &= s.word != Word::kPicture || values[s.x].shape.pixels;
   }
@@ -96,15 +97,13 @@ void Cut::cross(int64_t value) {
   const int64_t origin =
       std::find_if(steps_.begin(), steps_.end(), [&](const Step& s) { return s.out == value; }) -
       steps_.begin();
-  const auto buffer = static_cast<int64_t>(buffers.size());
+  const int64_t buffer = between.add(shape.images * shape.channels);
   Step to{}, from{};
   to.word = Word::kOutput, to.x = value;
-  images.outputs.push_back({results_ + buffer, shape.channels});
+  images.outputs.push_back({between.outputs + buffer, shape.channels});
   images.add(to, origin);
   from.word = Word::kInput, from.out = value, from.tokens = true, from.channels = shape.channels;
-  tokens.add_input(from, origin, {shape.images, shape.channels},
-                   static_cast<int64_t>(sizes_.size()) + buffer, shape);
-  buffers.push_back(shape.images * shape.channels);
+  tokens.add_input(from, origin, {shape.images, shape.channels}, between.inputs + buffer, shape);
 }
 
 }  // namespace sparseprune

@@ -30,6 +30,17 @@ struct Part {
                              int64_t threads) const;
 };
 
+// What parts hand on to each other. Ports count buffers on behind the tensors of the call.
+struct Between {
+  int64_t inputs = 0, outputs = 0;  // tensors
+  std::vector<int64_t> buffers;     // floats of each
+
+  int64_t add(int64_t floats) {
+    buffers.push_back(floats);
+    return static_cast<int64_t>(buffers.size()) - 1;
+  }
+};
+
 // A flatten is a step on images. What steps on tokens read of it goes through a buffer.
 class Cut {
  public:
@@ -38,7 +49,7 @@ class Cut {
       const std::vector<Sizes>& inputs, bool apart);
 
   Part images, tokens;
-  std::vector<int64_t> buffers;  // floats of each
+  Between between;
 
  private:
   void add(const Step& s, int64_t origin);
@@ -48,7 +59,7 @@ class Cut {
   const std::vector<Value>& values_;
   const std::vector<Sizes>& sizes_;
   bool apart_;
-  int64_t inputs_ = 0, outputs_ = 0, results_ = 0;
+  int64_t inputs_ = 0, outputs_ = 0;
 };
 
 }  // namespace sparseprune

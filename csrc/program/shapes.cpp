@@ -129,9 +129,10 @@ class Inference {
       shape.lead.assign(sizes.begin(), sizes.end() - 1);
       for (int64_t n : shape.lead) shape.images *= n;
     } else {
-      shape.images = sizes[0];
+      shape.images = sizes[0] / s.innermost;
       if (dims_ < 0) dims_ = s.dims;
       for (int64_t d = 0; d < s.dims; ++d) shape.size[3 - s.dims + d] = sizes[2 + d];
+      shape.size[2] *= s.innermost;
     }
     return shape;
   }
@@ -199,7 +200,7 @@ class Inference {
   }
   Shape mean(const Step& s) {
     Shape y = image(s.x);
-    y.size[0] = y.size[1] = y.size[2] = 1;
+    y.size[0] = y.size[1] = 1, y.size[2] = s.innermost;
     return y;
   }
   Shape adaptive(const Step& s) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/table.h"
-#include "program/cut.h"
+#include "program/innermost.h"
 #include "program/shapes.h"
 #include "program/tokens.h"
 
@@ -17,20 +17,20 @@ class Stager {
   Stager(Stages& all, const std::vector<Weight>& weights, int64_t threads)
       : all_(all), weights_(weights), threads_(threads) {}
 
-  // Of this many pieces, those that give all threads the same; one piece is no share.
-  int64_t shared(int64_t pieces) const { return pieces < 2 ? 0 : pieces / threads_ * threads_; }
-
   // A batch as one.
   void whole(const Part& part) { add({part.plan(weights_, threads_), part.inputs, part.outputs}); }
 
-  void images(const Cut& cut) {
-    for (int64_t floats : cut.buffers) {
-      all_.buffers.push_back(all_.values);
-      all_.values += (floats + 15) / 16 * 16;
-    }
-    all_.arena = all_.values;
-    pieces(cut.images, shared(cut.images.batch), 1);
+  // False where a batch is better off as one.
+  bool images(const Cut& cut) {
+    if (cut.images.batch < 1) return false;
+    const SmallEnd end(cut.images, cut.between, weights_);
+    const int64_t n = std::min(cut.images.batch / threads_, kMostInnermost);
+    const bool small = n > 1 && end.worth();
+    if (!small && !shared(cut.images.batch)) return false;
+    buffers(small ? end.between : cut.between);
+    each(cut.images, small ? side_by_side(end, n) : 0);
     if (!cut.tokens.steps.empty()) tokens(cut.tokens);
+    return true;
   }
 
   void tokens(const Part& part) {
@@ -40,7 +40,7 @@ class Stager {
     const int64_t left = part.batch - count * tile;
     if (left > 0 && left <= kDotTokens) count -= threads_;  // whose sums have another order
     if (count > 0)
-      pieces(part, count, tile);
+      pieces(part, 0, count, tile);
     else
       whole(part);
   }
@@ -59,11 +59,39 @@ class Stager {
   }
 
  private:
-  // The first pieces of a batch on their own, then what is left as one.
-  void pieces(const Part& part, int64_t count, int64_t items) {
-    const int64_t first = count * items, left = part.batch - first;
-    add({part.plan(items, weights_, 1), part.inputs, part.outputs, 0, count, items});
-    if (left) add({part.plan(left, weights_, threads_), part.inputs, part.outputs, first});
+  // Of this many pieces, those that give all threads the same; one piece is no share.
+  int64_t shared(int64_t pieces) const { return pieces < 2 ? 0 : pieces / threads_ * threads_; }
+
+  void buffers(const Between& between) {
+    for (int64_t floats : between.buffers) {
+      all_.buffers.push_back(all_.values);
+      all_.values += (floats + 15) / 16 * 16;
+    }
+    all_.arena = all_.values;
+  }
+
+  // Images from `first` on, on their own.
+  void each(const Part& part, int64_t first) {
+    const int64_t left = part.batch - first;
+    if (left > 0) pieces(part, first, shared(left), 1);
+  }
+
+  // As many groups of n images as give all threads the same; returns how many images they are.
+  int64_t side_by_side(const SmallEnd& end, int64_t n) {
+    const Part &head = end.head, &tail = end.tail;
+    const int64_t count = tail.batch / n / threads_ * threads_;
+    if (!head.outputs.empty())
+      add({head.plan(1, weights_, 1), head.inputs, head.outputs, 0, count * n, 1});
+    add({sparseprune::side_by_side(tail, n).plan(n, weights_, 1), tail.inputs, tail.outputs, 0,
+         count, n});
+    return count * n;
+  }
+
+  // Pieces of a batch from `first` on, then what is left as one.
+  void pieces(const Part& part, int64_t first, int64_t count, int64_t items) {
+    const int64_t rest = first + count * items, left = part.batch - rest;
+    if (count) add({part.plan(items, weights_, 1), part.inputs, part.outputs, first, count, items});
+    if (left) add({part.plan(left, weights_, threads_), part.inputs, part.outputs, rest});
   }
 
   void add(Stage stage) {
@@ -90,9 +118,7 @@ std::unique_ptr<Stages> make_stages(std::vector<Step> steps, const std::vector<S
   const Cut cut(all->steps, values, inputs, true);
   if (cut.images.steps.empty())
     stager.tokens(cut.tokens);
-  else if (stager.shared(cut.images.batch))
-    stager.images(cut);
-  else
+  else if (!stager.images(cut))
     stager.whole(Cut(all->steps, values, inputs, false).images);
   return all;
 }

@@ -65,6 +65,8 @@ struct Step {
   int64_t rows = 0, cols = 0, block = 0, groups = 1, has_bias = 0;
   int64_t channels = 0, multiplier = 1, dims = 2;
   bool tokens = false;  // of an input
+  int64_t innermost =
+      1;  // images side by side (innermost.h), of inputs, means and outputs: no text
   bool average = false, ceil = false, count_padding = false;
   int64_t size[3] = {1, 1,
                      1};  // that adaptive averages make (0 keeps one); times that nearest repeats

@@ -102,5 +102,6 @@ void check_csr_warps(Random& random);      // those of csr (test_csr_warps.cpp)
 void check_nm(int64_t count, Random& random);
 void check_nm_tiles(Random& random);
 
-// Whole programs (test_program.cpp).
+// Whole programs (test_program.cpp), and batches of them (test_innermost.cpp).
 void check_programs(int64_t count, Random& random);
+void check_innermost(int64_t count, Random& random);

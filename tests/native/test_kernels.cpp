@@ -334,6 +334,7 @@ int main(int argc, char** argv) {
     check_planes(count, random);
     check_sequences(count, random);
     check_programs(count, random);
+    check_innermost(count, random);
     std::printf("%s: %d checks\n", isa_name(isa), checked - before);
   }
   Random random(seed);

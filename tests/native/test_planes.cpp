@@ -82,14 +82,38 @@ void check_mean(int64_t lanes, int64_t planes, Against against, Random& random) 
   to.lead = 16 * random.integer(0, 1), to.plane = to.lead + 16 * random.integer(1, 2);
   const Guarded in(random.normals((planes - 1) * x_plane + lanes), against);
   const Guarded<float> y(std::vector<float>(static_cast<size_t>(planes * to.plane), kNan), against);
-  plane_kernels().mean(in.read_only(), x_plane, lanes, 49, planes, to, y.data() + to.lead);
+  const int64_t count = random.pick({49, 80});  // few elements, and many
+  plane_kernels().mean(in.read_only(), x_plane, lanes, count, planes, to, y.data() + to.lead);
   std::vector<double> expected(static_cast<size_t>(planes * to.plane)), scale = expected;
   for (int64_t p = 0; p < planes; ++p)
     for (int64_t i = 0; i < lanes; ++i) {
-      const double v = double{in[p * x_plane + i]} / 49;
+      const double v = double{in[p * x_plane + i]} / static_cast<double>(count);
       expected[p * to.plane + to.lead] += v;
       scale[p * to.plane + to.lead] += 1e-6 * std::abs(v);
     }
+  expect_all(y, expected, scale);
+}
+
+void check_means(Against against, Random& random) {
+  const int64_t images = random.integer(2, 40), columns = random.integer(1, 4);
+  Planes from, to;
+  from.depth = random.integer(1, 2), from.height = random.integer(1, 7);
+  from.width = images * columns, from.row = from.width + random.integer(0, 9);
+  from.slice = from.row * (from.height + random.integer(0, 1));
+  to.width = images, to.lead = 16 * random.integer(0, 1), to.plane = to.lead + 48;
+  name("means", images, columns);
+  const Guarded in(random.normals(from.flat()), against);
+  const Guarded<float> y(std::vector<float>(static_cast<size_t>(to.plane), kNan), against);
+  plane_kernels().means(in.read_only(), from, to, y.data() + to.lead);
+  std::vector<double> expected(static_cast<size_t>(to.plane)), scale = expected;
+  const auto count = static_cast<double>(from.depth * from.height * columns);
+  for (int64_t z = 0; z < from.depth; ++z)
+    for (int64_t r = 0; r < from.height; ++r)
+      for (int64_t j = 0; j < from.width; ++j) {
+        const double v = double{in[z * from.slice + r * from.row + j]} / count;
+        expected[to.lead + j % images] += v;
+        scale[to.lead + j % images] += 1e-6 * std::abs(v);
+      }
   expect_all(y, expected, scale);
 }
 
@@ -137,7 +161,8 @@ void check_planes(int64_t count, Random& random) {
         for (const bool residual : {false, true})
           check_finish(lanes, rows, residual, against, random);
       for (const int64_t cols : {0, 1, 2, 33}) check_pack(lanes, cols, against, random);
-      for (const int64_t planes : {1, 3}) check_mean(lanes, planes, against, random);
+      for (const int64_t planes : {1, 3, 8, 11}) check_mean(lanes, planes, against, random);
+      check_means(against, random);
     }
   check_rows(count, random);
   check_windows(count, random);

@@ -10,7 +10,7 @@ from program_texts import NOTHING, RELU, Case, classifier, tokens_program, whole
 from torch import Tensor
 
 from sparseprune.formats import Csr as Packed
-from sparseprune.program.steps import Csr, Flatten, Input, Mean, Output, Step, Window
+from sparseprune.program.steps import Activation, Csr, Flatten, Input, Mean, Output, Step, Window
 from sparseprune.program.text import to_text
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -52,6 +52,44 @@ def test_threads_change_no_image() -> None:
     outputs = []
     for count in (1, 2, 3, 5):
         torch.set_num_threads(count)
+        outputs.append(run(case))
+    for others in outputs[1:]:
+        assert all(map(torch.equal, others, outputs[0]))
+
+
+def small_images(batch: int, dims: int, layout: str) -> Case:
+    """Maps of a few elements until the end, convolutions in groups too, and a classifier."""
+    taps, size = 3**dims, (5, 6, 3)[-dims:]
+    groups = 2 if layout == "rows" else 1  # others want more rows in a group
+    shapes = (64, 8 * taps), (64, 64 // groups * taps), (64, 64 * taps), (24, 64)
+    packed = [Packed(layout).pack(torch.randn(n) / n[1] ** 0.5) for n in shapes]
+    blocks = [each.block for each in packed]
+    same = windows(dims, 3, 1, 1)
+    steps: list[Step] = [
+        Input(0, "image", 8, dims),
+        Csr(1, 0, -1, 0, 64, 8 * taps, blocks[0], 1, 0, windows(dims, 3, 2, 1), RELU),
+        Csr(2, 1, 1, 4, 64, 64 // groups * taps, blocks[1], groups, 0, same, RELU),
+        Csr(3, 2, 1, 8, 64, 64 * taps, blocks[2], 1, 0, same, Activation("silu")),
+        Mean(4, 3),
+        Flatten(5, 4),
+        Csr(6, 5, -1, 12, 24, 64, blocks[3], 1, 0, Window(), NOTHING),
+        Output(6),
+        Output(2),
+    ]
+    weights = [t for each in packed for t in each.packed()]
+    return steps, [torch.randn(batch, 8, *size)], weights
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("layout", ["rows", "groups", "sorted"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("batch", [2, 5, 16, 35])
+def test_small_images_side_by_side(batch: int, dims: int, layout: str) -> None:
+    case = small_images(batch, dims, layout)
+    outputs = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        check(case)
         outputs.append(run(case))
     for others in outputs[1:]:
         assert all(map(torch.equal, others, outputs[0]))

@@ -115,6 +115,8 @@ struct Keys {
 // How a padded position outside the image is filled.
 enum class PadMode { kZeros, kReflect, kReplicate, kCircular };
 
+constexpr int64_t kFewElements = 64;  // that are added to a mean in their order
+
 struct PlaneKernels {
   // out = activation(sums + residual) & live, for rows [0, rows): row r at out + r * out_stride,
   // sums + r * sums_stride, residual + r * out_stride (residual may be null). `out` may be `sums`.
@@ -151,9 +153,13 @@ struct PlaneKernels {
                   float* out);
 
   // Element 0 of out + p * to.plane = sum of x + p * x_plane [0, lanes) / count, the rest of its
-  // plane zeros, for p in [0, planes); aligned.
-  void (*mean)(const float* x, int64_t x_plane, int64_t lanes, float count, int64_t planes,
+  // plane zeros, for p in [0, planes); aligned. kFewElements are added one after the other.
+  void (*mean)(const float* x, int64_t x_plane, int64_t lanes, int64_t count, int64_t planes,
                const Planes& to, float* out);
+
+  // One plane of few elements of to.width images side by side: the means of each. Writes the whole
+  // plane.
+  void (*means)(const float* x, const Planes& from, const Planes& to, float* out);
 
   // out[i] = activation(x[i] * by) & live[i], i in [0, lanes); aligned.
   void (*scale)(const float* x, float by, const int32_t* live, int64_t lanes, Activation activation,

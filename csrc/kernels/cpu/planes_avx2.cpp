@@ -105,8 +105,8 @@ inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m25
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx2;
-const PlaneKernels planes_avx2 = {finish,      depthwise, split,  pool,      adaptive,
-                                  nearest,     mean,      scale,  multiply,  pack_streams,
-                                  pack_scaled, pack_runs, spread, normalise, normalise_row,
-                                  rotate,      attend<>};
+const PlaneKernels planes_avx2 = {finish,        depthwise,   split,     pool,   adaptive,
+                                  nearest,       mean,        means,     scale,  multiply,
+                                  pack_streams,  pack_scaled, pack_runs, spread, normalise,
+                                  normalise_row, rotate,      attend<>};
 }  // namespace sparseprune

@@ -101,8 +101,8 @@ inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lan
 
 namespace sparseprune {
 extern const PlaneKernels planes_avx512;
-const PlaneKernels planes_avx512 = {finish,      depthwise, split,  pool,      adaptive,
-                                    nearest,     mean,      scale,  multiply,  pack_streams,
-                                    pack_scaled, pack_runs, spread, normalise, normalise_row,
-                                    rotate,      attend<>};
+const PlaneKernels planes_avx512 = {finish,        depthwise,   split,     pool,   adaptive,
+                                    nearest,       mean,        means,     scale,  multiply,
+                                    pack_streams,  pack_scaled, pack_runs, spread, normalise,
+                                    normalise_row, rotate,      attend<>};
 }  // namespace sparseprune

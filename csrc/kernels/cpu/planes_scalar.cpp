@@ -89,8 +89,8 @@ inline Vec picked(Vec v, Ints lanes) {
 
 namespace sparseprune {
 extern const PlaneKernels planes_scalar;
-const PlaneKernels planes_scalar = {finish,      depthwise, split,  pool,      adaptive,
-                                    nearest,     mean,      scale,  multiply,  pack_streams,
-                                    pack_scaled, pack_runs, spread, normalise, normalise_row,
-                                    rotate,      attend<>};
+const PlaneKernels planes_scalar = {finish,        depthwise,   split,     pool,   adaptive,
+                                    nearest,       mean,        means,     scale,  multiply,
+                                    pack_streams,  pack_scaled, pack_runs, spread, normalise,
+                                    normalise_row, rotate,      attend<>};
 }  // namespace sparseprune
