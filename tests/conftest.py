@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from beforehand import begun
 from fake_cusparselt import FakeCusparselt, as_on_cuda
 from scripted_times import script_times
 
@@ -24,6 +25,15 @@ if backends.CPU.missing:  # said once; here, so that no test stumbles over it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backends.choose(torch.device("cpu"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begins what selected tests will wait for (``BEFOREHAND`` of their modules)."""
+    if session.config.option.collectonly:
+        return
+    for module in dict.fromkeys(getattr(item, "module", None) for item in session.items):
+        for work, *args in getattr(module, "BEFOREHAND", ()):
+            begun(work, *args)
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,14 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from beforehand import begun
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,9 +30,12 @@ FILES = {
     "nm_conv2d": (6, 2, 255),
     "bitmask": (10, 4, 255),
     "csr_rows": (16, 8, 128),
+    "csr": (0, 6, 128),
 }
 PRODUCTS = {"block": "HMMA.16816", "nm": "HMMA.SP.16832", "bitmask": "HMMA.16816"}
 ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
+
+FOLDER = tempfile.TemporaryDirectory()
 
 pytestmark = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="not a checkout")
 
@@ -59,12 +64,12 @@ class Kernel:
         return sum(n for name, n in self.instructions.items() if name.startswith(start))
 
 
-def compiled(file: str, architecture: str, folder: Path) -> list[Kernel]:
+def compiled(file: str, architecture: str) -> list[Kernel]:
     """Every kernel of a file of csrc/kernels/cuda."""
     nvcc, dump = shutil.which("nvcc"), cuobjdump()
     if nvcc is None or dump is None:
         pytest.skip("needs nvcc and cuobjdump")
-    number, cubin = ARCHITECTURES[architecture], folder / f"{file}.cubin"
+    number, cubin = ARCHITECTURES[architecture], Path(FOLDER.name) / f"{file}.{architecture}.cubin"
     done = subprocess.run(
         [nvcc, "-std=c++20", "-O3", "-I", str(ROOT / "csrc"), "--expt-relaxed-constexpr",
          "-Werror=all-warnings", f"-gencode=arch=compute_{number},code=sm_{number}",
@@ -94,16 +99,13 @@ def _functions(sass: str) -> Iterator[tuple[str, Counter[str]]]:
         yield name.strip(), Counter(lines)
 
 
-_compiled: dict[tuple[str, str], list[Kernel]] = {}
-
-
-def kernels_of(file: str, architecture: str, folder: Path) -> list[Kernel]:
+def kernels_of(file: str, architecture: str) -> list[Kernel]:
     """As :func:`compiled`, once for all tests."""
-    if (file, architecture) not in _compiled:
-        _compiled[file, architecture] = compiled(file, architecture, folder)
-    return _compiled[file, architecture]
+    kernels: list[Kernel] = begun(compiled, file, architecture).result()
+    return kernels
 
 
+BEFOREHAND = [(compiled, file, architecture) for file in FILES for architecture in ARCHITECTURES]
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
@@ -129,8 +131,8 @@ def half(kernel: Kernel) -> bool:
 
 @every_architecture
 @every_file("")
-def test_nothing_spills(file: str, architecture: str, tmp_path: Path) -> None:
-    kernels = kernels_of(file, architecture, tmp_path)
+def test_nothing_spills(file: str, architecture: str) -> None:
+    kernels = kernels_of(file, architecture)
     halves, floats, most_registers = FILES[file]
     assert (sum(map(half, kernels)), len(kernels)) == (halves, halves + floats)
     for kernel in kernels:
@@ -141,11 +143,9 @@ def test_nothing_spills(file: str, architecture: str, tmp_path: Path) -> None:
 
 @every_architecture
 @every_file("block", "nm")
-def test_halves_go_through_tensor_cores_and_float_does_not(
-    file: str, architecture: str, tmp_path: Path
-) -> None:
+def test_halves_go_through_tensor_cores_and_float_does_not(file: str, architecture: str) -> None:
     product = PRODUCTS[file.partition("_")[0]]
-    for kernel in kernels_of(file, architecture, tmp_path):
+    for kernel in kernels_of(file, architecture):
         if half(kernel):
             kind = f"{product}.F32" + (".BF16" if "bfloat16" in kernel.name else "")
             assert kernel.count("HMMA") == kernel.instructions[kind] > 0, kernel.name
@@ -157,11 +157,9 @@ def test_halves_go_through_tensor_cores_and_float_does_not(
 
 @every_architecture
 @every_file("block", "nm", "bitmask")
-def test_copies_take_16_bytes_and_go_past_registers(
-    file: str, architecture: str, tmp_path: Path
-) -> None:
+def test_copies_take_16_bytes_and_go_past_registers(file: str, architecture: str) -> None:
     """All but those of 2:4's places, 4 or 8 bytes of a row."""
-    for kernel in kernels_of(file, architecture, tmp_path):
+    for kernel in kernels_of(file, architecture):
         few = kernel.instructions["LDGSTS.E"] + kernel.instructions["LDGSTS.E.64"]
         copies = kernel.count("LDGSTS")
         assert copies - few == kernel.count("LDGSTS.E.BYPASS.128") > 2 * few, kernel.name
@@ -169,9 +167,9 @@ def test_copies_take_16_bytes_and_go_past_registers(
 
 
 @every_architecture
-def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path) -> None:
+def test_bits_are_ranked_four_columns_at_once(architecture: str) -> None:
     """One count of bits for eight positions of a lane, and no branch for each, few tokens."""
-    for kernel in kernels_of("bitmask", architecture, tmp_path):
+    for kernel in kernels_of("bitmask", architecture):
         if in_fragments(kernel):
             continue
         tokens, columns = each(kernel), 16 if half(kernel) else 8
@@ -183,11 +181,9 @@ def test_bits_are_ranked_four_columns_at_once(architecture: str, tmp_path: Path)
 
 
 @every_architecture
-def test_bitmask_expands_in_registers_and_multiplies_all_tokens(
-    architecture: str, tmp_path: Path
-) -> None:
+def test_bitmask_expands_in_registers_and_multiplies_all_tokens(architecture: str) -> None:
     """16 columns at once: a load per position of a lane, and for every tile four products."""
-    kernels = [k for k in kernels_of("bitmask", architecture, tmp_path) if in_fragments(k)]
+    kernels = [k for k in kernels_of("bitmask", architecture) if in_fragments(k)]
     assert sorted(map(each, kernels)) == [1, 1, 2, 2, 4, 4, 8, 8]
     for kernel in kernels:
         kind = f"{PRODUCTS['bitmask']}.F32" + (".BF16" if "bfloat16" in kernel.name else "")
@@ -199,18 +195,14 @@ def test_bitmask_expands_in_registers_and_multiplies_all_tokens(
 
 
 @every_architecture
-def test_a_cluster_shares_a_unit_where_there_are_clusters(
-    architecture: str, tmp_path: Path
-) -> None:
-    for kernel in kernels_of("bitmask", architecture, tmp_path):
+def test_a_cluster_shares_a_unit_where_there_are_clusters(architecture: str) -> None:
+    for kernel in kernels_of("bitmask", architecture):
         assert (kernel.count("UCGABAR") > 0) == (architecture == "sm_90a"), kernel.name
 
 
 @every_architecture
-def test_csr_reads_16_bytes_of_values_and_neighbouring_tokens(
-    architecture: str, tmp_path: Path
-) -> None:
-    kernels = kernels_of("csr_rows", architecture, tmp_path)
+def test_csr_reads_16_bytes_of_values_and_neighbouring_tokens(architecture: str) -> None:
+    kernels = kernels_of("csr_rows", architecture)
     for kernel in kernels:
         if "few_kernel" in kernel.name:
             assert kernel.count("LDG.E.128") > 0, kernel.name

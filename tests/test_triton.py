@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from beforehand import begun
 
 from sparseprune import backends
 
@@ -29,15 +30,23 @@ FLAGS = {"TAPS_FIRST": True, "HAS_BIAS": True}
 every_format = pytest.mark.parametrize("stem", SIZES)
 
 
-@every_format
-def test_interpreted_kernels_match_dense(stem: str) -> None:
+def interpreted(stem: str) -> subprocess.CompletedProcess[str]:
+    """What the checks of tests/triton_<stem>.py say."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(TESTS / f"triton_{stem}.py")],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
     )
+
+
+BEFOREHAND = [(interpreted, stem) for stem in SIZES]
+
+
+@every_format
+def test_interpreted_kernels_match_dense(stem: str) -> None:
+    done = begun(interpreted, stem).result()
     assert done.returncode == 0, done.stderr[-3000:]
     linear, conv2d, half = map(int, done.stdout.split())
     assert linear > 60 and conv2d > 15 and half == 1
