@@ -35,7 +35,7 @@ const Clamp kClamp{-60.f, 90.f};
 
 template <typename W, typename Access>
 void launch(const W& w, const Access& access, int64_t tokens, const float* bias) {
-  cuda_on_cpu::launch(2, 2 * csr::kWarp, cuda_on_cpu::Arrival::at_once,
+  cuda_on_cpu::launch(2, 2 * csr::kLanes, cuda_on_cpu::Arrival::at_once,
                       [&] { csr::multiply(w, access, tokens, bias, kClamp); });
 }
 

@@ -12,7 +12,7 @@ int launch(const W& w, const Access& access, int64_t tokens, const float* bias, 
   constexpr int64_t kMostBlocks = 1 << 20;  // the kernels stride over what is left
   const int64_t blocks = (tokens * w.rows + csr::kWarpsPerBlock - 1) / csr::kWarpsPerBlock;
   csr::multiply<<<static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, kMostBlocks)),
-                  csr::kWarp * csr::kWarpsPerBlock, csr::shared_floats(w) * sizeof(float),
+                  csr::kLanes * csr::kWarpsPerBlock, csr::shared_floats(w) * sizeof(float),
                   static_cast<cudaStream_t>(stream)>>>(w, access, tokens, bias, clamp);
   return cudaGetLastError();
 }

@@ -3,10 +3,12 @@
 #include "formats/clamp.h"
 #include "formats/conv2d.h"
 #include "formats/csr.h"
+#include "kernels/cuda/csr_index.h"
+#include "kernels/cuda/io.cuh"
 
 namespace sparseprune::csr {
 
-constexpr int kWarp = 32, kWarpsPerBlock = 8;
+constexpr int kWarpsPerBlock = 8;
 
 extern __shared__ float totals[];  // of the rows that go together, for every warp
 
@@ -42,12 +44,8 @@ struct ConvAccess {
   }
 };
 
-__device__ inline float limit(float v, Clamp clamp) {
-  return v < clamp.low ? clamp.low : v > clamp.high ? clamp.high : v;
-}
-
 __device__ inline float warp_sum(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2)
+  for (int step = kLanes / 2; step > 0; step /= 2)
     value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
 }
@@ -55,15 +53,15 @@ __device__ inline float warp_sum(float value) {
 // A warp per (token, row): lanes share the nonzeros.
 template <typename Access>
 __global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* bias, Clamp clamp) {
-  const int64_t each = blockDim.x / kWarp, warps = gridDim.x * each;
-  const int lane = threadIdx.x % kWarp;
-  for (int64_t i = blockIdx.x * each + threadIdx.x / kWarp; i < tokens * w.rows; i += warps) {
+  const int64_t each = blockDim.x / kLanes, warps = gridDim.x * each;
+  const int lane = threadIdx.x % kLanes;
+  for (int64_t i = blockIdx.x * each + threadIdx.x / kLanes; i < tokens * w.rows; i += warps) {
     const int64_t token = i / w.rows, row = i % w.rows;
     float sum = 0.f;
-    for (int64_t n = w.row_start[row] + lane; n < w.row_start[row + 1]; n += kWarp)
+    for (int64_t n = w.row_start[row] + lane; n < w.row_start[row + 1]; n += kLanes)
       sum += w.values[n] * access.read(token, row, w.columns[n]);
     sum = warp_sum(sum);
-    if (lane == 0) *access.write(token, row) = limit(sum + (bias ? bias[row] : 0.f), clamp);
+    if (lane == 0) *access.write(token, row) = cuda::limit(sum + (bias ? bias[row] : 0.f), clamp);
   }
 }
 
@@ -72,14 +70,14 @@ __global__ void multiply(CsrRows w, Access access, int64_t tokens, const float* 
 template <typename Access>
 __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float* bias,
                          Clamp clamp) {
-  const int64_t each = blockDim.x / kWarp, warps = gridDim.x * each, groups = w.groups();
+  const int64_t each = blockDim.x / kLanes, warps = gridDim.x * each, groups = w.groups();
   const int64_t units = (w.rows + w.unit() - 1) / w.unit();
-  const int lane = threadIdx.x % kWarp, before = static_cast<int>(w.cell) - CsrGroups::kPatterns;
-  float* sum = totals + threadIdx.x / kWarp * CsrGroups::kSegment;
-  for (int64_t i = blockIdx.x * each + threadIdx.x / kWarp; i < tokens * units; i += warps) {
+  const int lane = threadIdx.x % kLanes, before = static_cast<int>(w.cell) - CsrGroups::kPatterns;
+  float* sum = totals + threadIdx.x / kLanes * CsrGroups::kSegment;
+  for (int64_t i = blockIdx.x * each + threadIdx.x / kLanes; i < tokens * units; i += warps) {
     const int64_t token = i / units, first = i % units * w.unit();
     const int rows = static_cast<int>(min(w.unit(), w.rows - first));
-    for (int r = lane; r < rows; r += kWarp) sum[r] = bias ? bias[first + r] : 0.f;
+    for (int r = lane; r < rows; r += kLanes) sum[r] = bias ? bias[first + r] : 0.f;
     __syncwarp();
     for (int64_t block = 0; block < w.blocks(); ++block) {
       int64_t cell = block * groups + first / CsrGroups::kRows;
@@ -89,7 +87,7 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
         float part[CsrGroups::kRows] = {};
         for (int pattern = 1; pattern <= CsrGroups::kPatterns; ++pattern) {
           const int count = numbers[before + pattern - 1], width = __popc(pattern);
-          for (int n = lane; n < count; n += kWarp) {
+          for (int n = lane; n < count; n += kLanes) {
             const float x = access.read(token, first, block * w.block + w.columns[column + n]);
             const float* v = w.values + value + int64_t{n} * width;
             for (int r = 0; r < CsrGroups::kRows; ++r)
@@ -105,7 +103,8 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
       }
     }
     __syncwarp();
-    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = limit(sum[r], clamp);
+    for (int r = lane; r < rows; r += kLanes)
+      *access.write(token, first + r) = cuda::limit(sum[r], clamp);
     __syncwarp();
   }
 }
@@ -114,13 +113,13 @@ __global__ void multiply(CsrGroups w, Access access, int64_t tokens, const float
 template <typename Access>
 __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float* bias,
                          Clamp clamp) {
-  const int64_t each = blockDim.x / kWarp, warps = gridDim.x * each, segments = w.segments();
-  const int lane = threadIdx.x % kWarp;
-  float* sum = totals + threadIdx.x / kWarp * CsrSorted::kRows;
-  for (int64_t i = blockIdx.x * each + threadIdx.x / kWarp; i < tokens * segments; i += warps) {
+  const int64_t each = blockDim.x / kLanes, warps = gridDim.x * each, segments = w.segments();
+  const int lane = threadIdx.x % kLanes;
+  float* sum = totals + threadIdx.x / kLanes * CsrSorted::kRows;
+  for (int64_t i = blockIdx.x * each + threadIdx.x / kLanes; i < tokens * segments; i += warps) {
     const int64_t token = i / segments, segment = i % segments, first = segment * CsrSorted::kRows;
     const int rows = static_cast<int>(min(int64_t{CsrSorted::kRows}, w.rows - first));
-    for (int r = lane; r < rows; r += kWarp) sum[r] = bias ? bias[first + r] : 0.f;
+    for (int r = lane; r < rows; r += kLanes) sum[r] = bias ? bias[first + r] : 0.f;
     __syncwarp();
     for (int64_t block = 0; block < w.blocks(); ++block) {
       const uint8_t* pair = w.counts + CsrSorted::kPair * (block * w.pairs() + first / 2);
@@ -130,7 +129,7 @@ __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float
       for (int r = 0; r < rows; r += 2, pair += CsrSorted::kPair) {
         const int shared = pair[2], less = shared + pair[3], all = less + pair[4];
         float part1 = 0.f, part2 = 0.f;
-        for (int n = lane; n < all; n += kWarp) {
+        for (int n = lane; n < all; n += kLanes) {
           const float x = access.read(token, first, block * w.block + column[n]);
           const float v = value[n < shared ? 2 * n : shared + n];
           (n < less ? part1 : part2) += v * x;
@@ -142,7 +141,8 @@ __global__ void multiply(CsrSorted w, Access access, int64_t tokens, const float
       }
     }
     __syncwarp();
-    for (int r = lane; r < rows; r += kWarp) *access.write(token, first + r) = limit(sum[r], clamp);
+    for (int r = lane; r < rows; r += kLanes)
+      *access.write(token, first + r) = cuda::limit(sum[r], clamp);
     __syncwarp();
   }
 }
