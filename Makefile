@@ -53,7 +53,7 @@ $(VENV)/.lint: $(READY) $(CONSTRAINTS)
 	$(PIP) install -q $(PIN) ruff mypy clang-format
 	@touch $@
 
-SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/native/*' 'benchmarks/native/*.cpp' | grep -v CMakeLists)
+SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/native/*' 'benchmarks/native/*' | grep -v CMakeLists)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -40,9 +40,17 @@ def machine() -> dict[str, str | int | float | None]:
 
 
 def cpu_name() -> str:
-    """The model name the system gives its processor."""
-    names = (value for key, value in _fields(CPUINFO) if key in ("model name", "Model"))
-    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+    """The model name the system gives its processor, and the numbers of its kind where it has any.
+
+    Virtual machines may call every processor of a maker the same.
+    """
+    first: dict[str, str] = {}
+    for key, value in _fields(CPUINFO):
+        first.setdefault(key, value)
+    name = first.get("model name") or first.get("Model") or platform.processor()
+    kind = [first.get(key) for key in ("cpu family", "model")]
+    numbers = " (family {} model {})".format(*kind) if all(kind) else ""
+    return (name or platform.machine() or "unknown") + numbers
 
 
 def cuda_words(device: torch.device) -> list[str]:

@@ -18,6 +18,8 @@ from sparseprune.formats import FORMATS
 from sparseprune.info import Info, InfoRow, info
 
 CPUINFO = """processor : 0
+cpu family	: 26
+model		: 2
 model name : Some CPU @ 2.0GHz
 physical id : 0
 core id : 0
@@ -117,7 +119,7 @@ def test_cpuinfo_and_meminfo_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "meminfo").write_text("MemTotal:       16000000 kB\nMemFree: 1 kB\n")
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
-    assert machine.cpu_name() == "Some CPU @ 2.0GHz"
+    assert machine.cpu_name() == "Some CPU @ 2.0GHz (family 26 model 2)"
     assert machine.core_count() == 2  # two threads share the first core
     assert machine.ram_gb() == 16.4
 

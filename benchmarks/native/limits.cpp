@@ -6,10 +6,11 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "cpu.h"
 
 namespace {
 
@@ -21,13 +22,6 @@ uint8_t columns[1024];
 
 inline void use(__m512& v) { asm volatile("" : "+v"(v)); }
 inline __m512 line(const float* p) { return _mm512_load_ps(p); }
-
-std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  return "unknown";
-}
 
 template <typename F>
 void print(const char* what, double operations, const F& run) {

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <random>
 #include <string>
 
+#include "cpu.h"
 #include "kernels/cpu/table.h"
 #include "pack.h"
 
@@ -39,13 +39,6 @@ float* aligned(int64_t floats) {
   float* p = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(floats) * 4));
   std::fill_n(p, floats, 1e-3f);
   return p;
-}
-
-std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  return "unknown";
 }
 
 Dense random_weight(double sparsity, std::mt19937& random) {

@@ -5,11 +5,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "cpu.h"
 #include "kernels/cpu/table.h"
 
 using namespace sparseprune;
@@ -36,13 +37,6 @@ double cycles_per_ns() {
     for (int i = 0; i < kSteps; ++i) asm volatile("" : "+r"(v += 3));
   });
   return kSteps / ns;
-}
-
-std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  return "unknown";
 }
 
 constexpr int64_t kFloats = 1 << 18;
@@ -84,12 +78,20 @@ void time_finish(const PlaneKernels& k) {
   };
   time("finish clamp", "64x32", 64 * 32, 1, run(kRelu6, nullptr));
   time("finish clamp residual", "64x32", 64 * 32, 1.5, run(kRelu6, more));
-  const char* names[] = {"clamp",     "leaky",       "silu",    "gelu", "gelu_tanh",
-                         "hardswish", "hardsigmoid", "sigmoid", "tanh"};
-  for (int kind = Activation::kLeaky; kind <= Activation::kTanh; ++kind) {
-    const Activation a{static_cast<Activation::Kind>(kind), {.1f, 0}};
-    time((std::string("finish ") + names[kind]).c_str(), "64x32", 64 * 32, 1, run(a, nullptr));
-  }
+  const std::pair<Activation::Kind, const char*> kinds[] = {
+      {Activation::kLeaky, "leaky"},
+      {Activation::kElu, "elu"},
+      {Activation::kSilu, "silu"},
+      {Activation::kGelu, "gelu"},
+      {Activation::kGeluTanh, "gelu_tanh"},
+      {Activation::kHardswish, "hardswish"},
+      {Activation::kHardsigmoid, "hardsigmoid"},
+      {Activation::kSigmoid, "sigmoid"},
+      {Activation::kTanh, "tanh"},
+      {Activation::kMish, "mish"}};
+  for (const auto& [kind, name] : kinds)
+    time((std::string("finish ") + name).c_str(), "64x32", 64 * 32, 1,
+         run({kind, {.1f, 0}}, nullptr));
   time("scale clamp", "816", 816, 1, [&] { k.scale(x, .5f, live, 816, kRelu6, y); });
 }
 

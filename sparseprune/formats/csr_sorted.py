@@ -15,10 +15,14 @@ BOUND_ROWS = 128
 """Rows of a segment, which must not belong to two groups of a convolution."""
 PAIR = 5
 """Counts of a pair: two rows, columns that both have, more of the first, more of the second."""
-WIDTHS = (L1_COLUMNS, 64, 160)
+WIDTHS = (L1_COLUMNS, 64, 160, 240)
 """Blocks of about so many columns are worth measuring."""
-UNEVEN = 0.5
+UNEVEN = 2
 """Shared columns that one column more in one row than in the other is worth: loops end apart."""
+TOGETHER = 4
+"""Columns that a row has for itself are multiplied so many at once; what is left is a loop more."""
+LONG = 12
+"""Rows of so many columns are worth sharing fewer of them for that."""
 
 
 def pack(weight: Tensor, block: int) -> dict[str, Any]:
@@ -28,11 +32,12 @@ def pack(weight: Tensor, block: int) -> dict[str, Any]:
     padded = weight.new_zeros(rows, blocks * block)
     padded[:, :cols] = weight
     cells = padded.view(rows, blocks, block).transpose(0, 1)  # [blocks, rows, block]
-    one, two = _pairs(cells != 0)  # rows [blocks, pairs]
+    one, two, shared = _pairs(cells != 0)  # [blocks, pairs]
     first, second = (cells.gather(1, r[..., None].expand(-1, -1, block)) for r in (one, two))
     if rows % 2:
         first[:, -1] = 0  # the last row is alone
     both = (first != 0) & (second != 0)
+    both &= both.cumsum(-1) <= shared[..., None]
     parts = torch.stack([both, (first != 0) & ~both, (second != 0) & ~both], 2)
     count = parts.sum(-1)  # [blocks, pairs, 3]
     kept = torch.cat([both.repeat_interleave(2, -1), parts[:, :, 1], parts[:, :, 2]], -1)
@@ -51,35 +56,49 @@ def pack(weight: Tensor, block: int) -> dict[str, Any]:
     }
 
 
-def _pairs(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of every pair [blocks, pairs], segment by segment, of kept [blocks, rows, block]."""
+def _pairs(kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of kept [blocks, rows, block], segment by segment: rows, and how many columns to share.
+
+    Each is [blocks, pairs].
+    """
     blocks, rows, block = kept.shape
     whole = rows // BOUND_ROWS * BOUND_ROWS
-    parts = [torch.zeros(2, blocks, 0, dtype=torch.int64, device=kept.device)]
+    parts = [torch.zeros(3, blocks, 0, dtype=torch.int64, device=kept.device)]
     for begin, end, n in ((0, whole, BOUND_ROWS), (whole, rows, rows - whole)):
         if begin < end:
             matched = _match(kept[:, begin:end].reshape(-1, n, block))
-            offset = torch.arange(begin, end, n, device=kept.device)[:, None]
-            parts.append((matched.reshape(2, blocks, len(offset), -(-n // 2)) + offset).flatten(2))
-    one, two = torch.cat(parts, 2)
-    return one, two
+            matched = matched.reshape(3, blocks, (end - begin) // n, -(-n // 2))
+            matched[:2] += torch.arange(begin, end, n, device=kept.device)[:, None]
+            parts.append(matched.flatten(2))
+    one, two, shared = torch.cat(parts, 2)
+    return one, two, shared
 
 
 def _match(kept: Tensor) -> Tensor:
-    """Pairs [2, segments, pairs] of the rows of each segment, of kept [segments, rows, block].
+    """Pairs [3, segments, pairs] of the rows of each segment, of kept [segments, rows, block].
 
-    The first of a pair has fewer columns for itself; a last row is both of its.
+    The first of a pair has fewer columns for itself, a last row is both of its; the third number is
+    how many columns they share. Pairs of one shape follow each other: loops end as the time before.
     """
     rows = kept.shape[1]
     pairs, both = csr_match.pairs(kept, _score)
     pairs = pairs.flip(-1)  # the one found first has as many or more
-    alone = kept.sum(-1).gather(1, pairs.flatten(1)).view_as(pairs) - both[..., None]
-    key = (both << 16) + (alone[..., 0] << 8) + alone[..., 1]
-    pairs = pairs.gather(1, key.sort(dim=-1, stable=True).indices[..., None].expand_as(pairs))
+    count = kept.sum(-1).gather(1, pairs.flatten(1)).view_as(pairs)
+    shared = _whole(both, count[..., 0])
+    alone = count - shared[..., None]
+    key = (shared << 16) + (alone[..., 0] << 8) + alone[..., 1]
+    order = key.sort(dim=-1, stable=True).indices
+    found = torch.stack([*pairs.unbind(-1), shared]).gather(2, order.expand(3, -1, -1))
     if rows % 2:
         last = rows * (rows - 1) // 2 - pairs.sum((1, 2))  # the one that no pair has
-        pairs = torch.cat([pairs, last[:, None, None].expand(-1, 1, 2)], 1)
-    return pairs.permute(2, 0, 1)
+        found = torch.cat([found, torch.stack([last, last, 0 * last])[..., None]], 2)
+    return found
+
+
+def _whole(both: Tensor, count: Tensor) -> Tensor:
+    """At most `both` shared columns, so that a row of `count` keeps a multiple of `TOGETHER`."""
+    fewer = both - (both - count) % TOGETHER
+    return torch.where((fewer >= 0) & (count >= LONG), fewer, both)
 
 
 def _score(shared: Tensor, one: Tensor, two: Tensor) -> Tensor:
