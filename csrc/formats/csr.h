@@ -53,11 +53,12 @@ struct CsrGroups {
 };
 
 // Layout "sorted": within a block of columns, the rows of a segment go in pairs. A column that both
-// rows have is loaded once for the two, but for up to three that long rows keep for themselves where
-// their others are a multiple of four then; rows are paired that have as many and share many. Pairs
-// lie in order of the columns that they share and of those that each has besides, so that loops end
-// where they did for the pair before and the branch predictor knows it. Of two rows, the first has
-// fewer columns besides; a row without a partner is the second of the last pair of its segment.
+// rows have is loaded once for the two, but for up to three that long rows keep for themselves
+// where their others are a multiple of four then; rows are paired that have as many and share many.
+// Pairs lie in order of the columns that they share and of those that each has besides, so that
+// loops end where they did for the pair before and the branch predictor knows it. Of two rows, the
+// first has fewer columns besides; a row without a partner is the second of the last pair of its
+// segment.
 //
 //   pair [a . b c]     rows 0 and 1, 1 shared, 1 and 2 more
 //        [d e . .]  -> counts  (1 0) (1 1 2)   columns [0 | 1 | 2 3]   values [d a | e | b c]
