@@ -222,9 +222,9 @@ def test_segments_stay_in_one_group_of_a_convolution() -> None:
 def wrong_pairs(change: Callable[[Tensor], None]) -> str:
     """What the check says of 5 rows in sorted pairs whose counts were changed."""
     weight = torch.zeros(5, 8)
-    weight[0, :2], weight[1, 1:4], weight[2, 5:8], weight[3, 4:6] = 1.0, 2.0, 3.0, 4.0
+    weight[0, :3], weight[1, 1:4], weight[2, 5:8], weight[3, 4:7] = 1.0, 2.0, 3.0, 4.0
     packed = Csr("sorted").pack(weight)
-    assert packed.counts.tolist() == [[[0, 1, 1, 1, 2], [3, 2, 1, 1, 2], [4, 4, 0, 0, 0]]]
+    assert packed.counts.tolist() == [[[1, 0, 2, 1, 1], [3, 2, 2, 1, 1], [4, 4, 0, 0, 0]]]
     csr_check.check(packed)
     change(packed.counts[0])
     with pytest.raises(ValueError, match="csr_check: packed weight must be") as refusal:
@@ -234,7 +234,7 @@ def wrong_pairs(change: Callable[[Tensor], None]) -> str:
 
 def test_pairs_that_a_kernel_would_leave_its_memory_with_are_refused() -> None:
     def more_first(pairs: Tensor) -> None:
-        pairs[0, 3], pairs[0, 4] = 2, 1
+        pairs[0, 3], pairs[0, 4] = 2, 0
 
     def with_company(pairs: Tensor) -> None:
         pairs[1, 3:] -= 1
@@ -247,7 +247,7 @@ def test_pairs_that_a_kernel_would_leave_its_memory_with_are_refused() -> None:
         pairs[0, 0] = 128
 
     def unlike_starts(pairs: Tensor) -> None:
-        pairs[0, 2], pairs[0, 4] = 2, 1
+        pairs[0, 2] += 1
 
     assert "a first row of a pair with more columns than the second" in wrong_pairs(more_first)
     assert "a last row that is not alone" in wrong_pairs(with_company)
