@@ -21,7 +21,7 @@ MEMINFO = Path("/proc/meminfo")
 def machine() -> dict[str, str | int | float | None]:
     """Flat and plain, for CSV and JSON.
 
-    Keys: cpu (model name), cores (physical), threads (that torch uses), isa (instruction set of
+    Keys: cpu (`cpu_name`), cores (physical), threads (that torch uses), isa (instruction set of
     the kernels in use), ram_gb, gpu (None without one), system, python, torch, sparseprune, date.
     """
     return {
