@@ -85,7 +85,8 @@ void measure(double sparsity, int64_t block) {
   print("sorted", median_us([&](size_t i) {
           const auto w = view<CsrSorted>(sorted[i], block);
           for (int64_t b = 0; b < w.blocks(); ++b)
-            kernels.sorted(w, b, panel + b * block * lanes, vectors, acc, 0, w.segments(), {});
+            kernels.sorted(w, b, {panel + b * block * lanes, lanes}, vectors, acc, 0, w.segments(),
+                           {});
         }));
   print("rows", median_us([&](size_t i) {
           const CsrRows w{rows[i].values.data(), rows[i].wide_columns.data(), rows[i].starts.data(),

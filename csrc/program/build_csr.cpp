@@ -8,7 +8,8 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kBehind = 16;  // floats that pack_runs may write behind a panel
+constexpr int64_t kFewUses = 32;  // of a column, which do not repay packing it
+constexpr int64_t kBehind = 16;   // floats that pack_runs may write behind a panel
 
 // The tensors of a csr step in the order of steps.py.
 enum { kValues, kColumns, kCounts, kStarts, kBias };
@@ -81,19 +82,17 @@ struct PlanesIo {
   const Planes& planes;  // of y
   int64_t lanes;
   bool first, last;  // tile of its planes
-  bool direct_panel, direct_sums;
+  int64_t pitch;     // from a column to the next where they are read in place, else 0
+  bool direct_sums;
   const std::vector<Run>* runs;  // null: lanes lie as in the output
   int64_t stride;
   ChannelScale scale;  // no factor: none
   Activation activation;
 
-  const float* panel(int64_t group, int64_t begin, int64_t end) const {
-    if (direct_panel) {  // much of it lies with other cores: all lines at once, not row by row
-      for (int64_t i = begin * lanes; i < end * lanes; i += 16) __builtin_prefetch(x + i);
-      return x + begin * lanes;
-    }
-    float* to = panel_scratch((end - begin) * lanes + kBehind);
+  CsrPanel panel(int64_t group, int64_t begin, int64_t end) const {
     const float* from = x + group * group_floats;
+    if (pitch) return in_place(from + offsets[begin], (end - begin) * lanes);
+    float* to = panel_scratch((end - begin) * lanes + kBehind);
     if (scale.factor)
       kernels.pack_scaled(from, offsets + begin, end - begin, scale.from(begin), to, lanes);
     else if (runs)
@@ -101,7 +100,12 @@ struct PlanesIo {
                         static_cast<int64_t>(runs->size()), stride, to, lanes);
     else
       kernels.pack_streams(from, offsets + begin, end - begin, to, lanes);
-    return to;
+    return {to, lanes};
+  }
+  CsrPanel in_place(const float* from, int64_t floats) const {
+    if (pitch == lanes)  // much of it lies with other cores: all lines at once, not row by row
+      for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i);
+    return {from, pitch};
   }
   float* sums(int64_t row, int64_t rows) const {
     if (direct_sums) return y + row * lanes;
@@ -119,9 +123,11 @@ struct PlanesIo {
     if (sums)
       kernels.finish(sums, lanes, at(residual, row), live, lanes, rows, activation, to,
                      planes.plane);
+    const int64_t before = first ? planes.lead : 0, behind = last ? tail() : 0;
+    if (before + behind == 0) return;
     for (int64_t r = 0; r < rows; ++r, to += planes.plane) {
-      if (first) std::fill(to - planes.lead, to, 0.f);
-      if (last) std::fill(to + lanes, to + lanes + tail(), 0.f);
+      std::fill(to - before, to, 0.f);
+      std::fill(to + lanes, to + lanes + behind, 0.f);
     }
   }
   const float* at(const float* values, int64_t row) const {
@@ -169,8 +175,12 @@ void Builder::csr_panels(size_t index) {
     for (int64_t t = 0; t < tiling.tiles; ++t)
       runs.push_back(
           runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
-  const bool one = tiling.tiles == 1 && n_taps * phases == 1 && s.groups == 1 && runs.empty();
-  const bool direct_panel = one && !before && x.lead == 0 && x.plane == y.lanes();
+  const bool aligned =
+      n_taps * phases == 1 && runs.empty() && !before && s.cols > 0 && offsets.front() % 16 == 0;
+  const bool together = tiling.tiles == 1 && x.plane == y.lanes();
+  const bool few_uses =
+      std::is_same_v<W, CsrSorted> && weights_[s.tensors].numel < kFewUses * s.cols * s.groups;
+  const int64_t pitch = aligned && (together || few_uses) ? x.plane : 0;
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
   const int64_t group_floats = s.cols / n_taps * phases * x.plane;
@@ -195,7 +205,7 @@ void Builder::csr_panels(size_t index) {
                      (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width,
                      tile == 0,
                      tile == tiling.tiles - 1,
-                     direct_panel,
+                     pitch,
                      direct_sums,
                      runs.empty() ? nullptr : &runs[tile],
                      step.window.stride[2],

@@ -22,6 +22,13 @@ struct CsrEnds {
   Clamp clamp;
 };
 
+// Activations of a block of columns, those of column c behind data + c * pitch, all aligned to 64
+// bytes.
+struct CsrPanel {
+  const float* data;
+  int64_t pitch;  // floats
+};
+
 struct CsrKernels {
   // y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]), rows [begin, end), every token t. bias may be
   // null. Reads x [tokens, cols] where it lies, so it suits the few tokens that no panel would
@@ -44,8 +51,9 @@ struct CsrKernels {
   void (*groups)(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
                  int64_t begin, int64_t end, const CsrEnds& ends);
 
-  // The same for segments [begin, end); acc starts at row 128 * begin.
-  void (*sorted)(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
+  // The same for segments [begin, end); acc starts at row 128 * begin, and the columns of the panel
+  // may lie apart.
+  void (*sorted)(const CsrSorted& w, int64_t block, CsrPanel panel, int vectors, float* acc,
                  int64_t begin, int64_t end, const CsrEnds& ends);
 };
 

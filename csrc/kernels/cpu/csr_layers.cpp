@@ -17,10 +17,10 @@ struct LinearIo {
   int64_t rows, tokens, lanes;
   Clamp clamp;
 
-  const float* panel(int64_t, int64_t begin, int64_t end) const {
+  CsrPanel panel(int64_t, int64_t begin, int64_t end) const {
     float* to = panel_scratch((end - begin) * lanes);
     kernels.pack_tokens(x, cols, tokens, begin, end, to, lanes);
-    return to;
+    return {to, lanes};
   }
   float* sums(int64_t, int64_t count) const { return sums_scratch(count * lanes); }
   CsrEnds out(int64_t) const { return {}; }  // tokens lie the other way round

@@ -46,16 +46,16 @@ inline int64_t nonzeros_before(const CsrSorted& w, int64_t u) {
   return sum;
 }
 
-inline void multiply(const CsrRows& w, int64_t, const float* panel, int vectors, float* acc,
+inline void multiply(const CsrRows& w, int64_t, CsrPanel panel, int vectors, float* acc,
                      int64_t begin, int64_t end, const CsrEnds& ends) {
-  csr_kernels().rows(w, panel, vectors, acc, begin, end, ends);
+  csr_kernels().rows(w, panel.data, vectors, acc, begin, end, ends);
 }
-inline void multiply(const CsrGroups& w, int64_t block, const float* panel, int vectors, float* acc,
+inline void multiply(const CsrGroups& w, int64_t block, CsrPanel panel, int vectors, float* acc,
                      int64_t begin, int64_t end, const CsrEnds& ends) {
   const int64_t each = w.unit() / w.kRows;
-  csr_kernels().groups(w, block, panel, vectors, acc, begin * each, end * each, ends);
+  csr_kernels().groups(w, block, panel.data, vectors, acc, begin * each, end * each, ends);
 }
-inline void multiply(const CsrSorted& w, int64_t block, const float* panel, int vectors, float* acc,
+inline void multiply(const CsrSorted& w, int64_t block, CsrPanel panel, int vectors, float* acc,
                      int64_t begin, int64_t end, const CsrEnds& ends) {
   csr_kernels().sorted(w, block, panel, vectors, acc, begin, end, ends);
 }
@@ -117,7 +117,8 @@ Tiling make_tiling(const W& w, int64_t conv_groups, int64_t lanes, int64_t other
 }
 
 // Task i of a tiling. `io` knows where activations come from and where sums go:
-//   panel(group, begin, end, vectors)   rows of activations for columns [begin, end)
+//   panel(group, begin, end)            activations of columns [begin, end); apart for csr/sorted
+//                                       alone
 //   sums(row, rows)                     accumulators [rows, lanes], aligned
 //   out(row)                            where the kernel puts finished rows itself, if it can
 //   store(row, rows, sums)              takes finished rows; sums are null if they are out already
@@ -132,7 +133,7 @@ void run_tile(const W& w, const float* bias, const Tiling& tiling, int64_t i, Io
   float* acc = io.sums(row, (end - begin) * unit(w));
   for (int64_t block = 0, col = 0; block == 0 || col < w.cols; ++block, col += block_cols(w)) {
     const int64_t last_col = std::min(col + block_cols(w), w.cols);
-    const float* panel = io.panel(group, col, last_col);
+    const CsrPanel panel = io.panel(group, col, last_col);
     // A piece of rows at a time, so that its sums are still in L1 when they are stored.
     for (int64_t u = begin; u < end; u += piece) {
       const int64_t stop = std::min(u + piece, end), first_row = u * unit(w);

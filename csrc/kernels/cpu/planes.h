@@ -169,7 +169,7 @@ struct PlaneKernels {
   void (*multiply)(const float* x, const float* y, int64_t lanes, float* out);
 
   // panel[c * lanes + i] = source[offsets[c] + i] for `cols` columns and i in [0, lanes).
-  // panel is aligned, source + offset need not be.
+  // panel is aligned, source + offset need not be: whole lines that it touches are read.
   void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
                        int64_t lanes);
 

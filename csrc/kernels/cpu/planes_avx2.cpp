@@ -95,8 +95,12 @@ inline Vec shifted_in(Vec v, Vec before) {
 // Lane lanes[i] of v in lane i.
 inline Vec picked(Vec v, Ints lanes) { return _mm256_permutevar8x32_ps(v, (__m256i)lanes); }
 
+template <int V>
+using Stretch = Unaligned<V>;
+
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_pack.inc"
 #include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"

@@ -91,8 +91,36 @@ inline Vec shifted_in(Vec v, Vec before) {
 // Lane lanes[i] of v in lane i.
 inline Vec picked(Vec v, Ints lanes) { return _mm512_permutexvar_ps((__m512i)lanes, v); }
 
+// V vectors from any float on, by permutations of whole lines, which the next ones may use again:
+// loads across lines take twice as long. The first and the last line are read whole.
+template <int V>
+class Stretch {
+ public:
+  void move(const float* from) {
+    const auto at = reinterpret_cast<uintptr_t>(from);
+    const int shift = static_cast<int>(at % 64 / 4);
+    const auto* first = reinterpret_cast<const float*>(at - at % 64);
+    const float* last = first + (shift ? V : V - 1) * kWidth;
+    lanes_ =
+        _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32(shift));
+    if (first == first_ && last == last_) return;
+    first_ = first, last_ = last;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) lines_[v] = _mm512_load_ps(first + v * kWidth);
+    lines_[V] = _mm512_load_ps(last);
+  }
+  Vec operator[](int v) const { return _mm512_permutex2var_ps(lines_[v], lanes_, lines_[v + 1]); }
+
+ private:
+  const float *first_ = nullptr, *last_ = nullptr;
+  Vec lines_[V + 1] = {};
+  __m512i lanes_;
+};
+
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_pack.inc"
 #include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"

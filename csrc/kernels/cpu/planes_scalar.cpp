@@ -79,8 +79,12 @@ inline Vec picked(Vec v, Ints lanes) {
   return Vec{v[lanes[0]], v[lanes[1]], v[lanes[2]], v[lanes[3]]};
 }
 
+template <int V>
+using Stretch = Unaligned<V>;
+
 #include "kernels/cpu/planes_attention.inc"
 #include "kernels/cpu/planes_norm.inc"
+#include "kernels/cpu/planes_pack.inc"
 #include "kernels/cpu/planes_rotary.inc"
 #include "kernels/cpu/planes_rows.inc"
 #include "kernels/cpu/planes_shares.inc"
