@@ -82,7 +82,8 @@ struct PlanesIo {
   const Planes& planes;  // of y
   int64_t lanes;
   bool first, last;  // tile of its planes
-  int64_t pitch;     // from a column to the next where they are read in place, else 0
+  int64_t threads;
+  int64_t pitch;  // from a column to the next where they are read in place, else 0
   bool direct_sums;
   const std::vector<Run>* runs;  // null: lanes lie as in the output
   int64_t stride;
@@ -91,7 +92,7 @@ struct PlanesIo {
 
   CsrPanel panel(int64_t group, int64_t begin, int64_t end) const {
     const float* from = x + group * group_floats;
-    if (pitch) return in_place(from + offsets[begin], (end - begin) * lanes);
+    if (pitch) return in_place(from + offsets[begin], end - begin);
     float* to = panel_scratch((end - begin) * lanes + kBehind);
     if (scale.factor)
       kernels.pack_scaled(from, offsets + begin, end - begin, scale.from(begin), to, lanes);
@@ -102,9 +103,10 @@ struct PlanesIo {
       kernels.pack_streams(from, offsets + begin, end - begin, to, lanes);
     return {to, lanes};
   }
-  CsrPanel in_place(const float* from, int64_t floats) const {
-    if (pitch == lanes)  // much of it lies with other cores: all lines at once, not row by row
-      for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i);
+  CsrPanel in_place(const float* from, int64_t cols) const {
+    if (threads > 1)  // much of it lies with other cores: all lines at once, not row by row
+      for (int64_t c = 0; c < cols; ++c)
+        for (int64_t i = 0; i < lanes; i += 16) __builtin_prefetch(from + c * pitch + i);
     return {from, pitch};
   }
   float* sums(int64_t row, int64_t rows) const {
@@ -188,8 +190,8 @@ void Builder::csr_panels(size_t index) {
   if (!direct_sums && s.y != source) value(s.out).over = s.y;
   const Plan* plan = plan_.get();
   work(y.images * tiling.tasks(), {source, s.y, before ? before->y : -1}, s.out,
-       [=, step = s, scaled = before, lives = live(y), offsets = std::move(offsets),
-        runs = std::move(runs)](const Call& call, int64_t i) {
+       [=, step = s, threads = threads_, scaled = before, lives = live(y),
+        offsets = std::move(offsets), runs = std::move(runs)](const Call& call, int64_t i) {
          const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
          const int64_t tile = task / tiling.n_chunks();
          const int64_t lane = tiling.first(tile) * tiling.width;
@@ -205,6 +207,7 @@ void Builder::csr_panels(size_t index) {
                      (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width,
                      tile == 0,
                      tile == tiling.tiles - 1,
+                     threads,
                      pitch,
                      direct_sums,
                      runs.empty() ? nullptr : &runs[tile],
