@@ -166,7 +166,7 @@ void time_copies(const PlaneKernels& k) {
     for (const int64_t cols : {64, 128}) {
       const std::string shape = std::to_string(lanes) + "x" + std::to_string(cols);
       time("pack_streams", shape.c_str(), static_cast<double>(lanes * cols), 1,
-           [&] { k.pack_streams(x, at.data(), cols, y, lanes); });
+           [&] { k.pack_streams(x, at.data(), cols, {}, y, lanes); });
     }
   const Planes one = image(1);
   for (const int64_t size : {56, 7}) {

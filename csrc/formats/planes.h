@@ -20,6 +20,10 @@ struct Planes {
   // Floats from element 0 to the end of the last row, and the same in whole vectors of 16.
   int64_t flat() const { return (depth - 1) * slice + (height - 1) * row + width; }
   int64_t lanes() const { return (flat() + 15) / 16 * 16; }
+  // Floats from element 0 on that are all elements.
+  int64_t filled() const {
+    return row == width && (depth == 1 || slice == height * row) ? flat() : width;
+  }
   // Position of channel c of image n, element (0, 0, 0).
   int64_t at(int64_t n, int64_t c) const { return n * image + c * plane + lead; }
 };

@@ -112,7 +112,9 @@ void Builder::constrain_window(size_t step) {
   Taps& taps = taps_[step];
   taps.source = s.x;
   if (plain(w) || strides(s)) {
-    layout_.padding(s.x, std::max(w.before[2], w.after[2]), std::max(w.before[1], w.after[1]));
+    // A csr step knows the edges of rows (edges.h), others want zeros between them.
+    const int64_t columns = s.word == Word::kCsr ? 0 : std::max(w.before[2], w.after[2]);
+    layout_.padding(s.x, columns, std::max(w.before[1], w.after[1]));
     if (plain(w)) layout_.same_pitch(s.x, s.out);
     return;
   }
@@ -271,11 +273,11 @@ void Builder::work(int64_t tasks, std::initializer_list<int64_t> reads, int64_t 
 Builder::Live Builder::live(const Planes& p) {
   Live& found = live_[{p.depth, p.height, p.width, p.row, p.slice}];
   if (!found) {
-    std::vector<int32_t> mask(p.lanes());
+    Masks mask(p.lanes());
     for (int64_t z = 0; z < p.depth; ++z)
       for (int64_t y = 0; y < p.height; ++y)
         std::fill_n(mask.begin() + z * p.slice + y * p.row, p.width, -1);
-    found = std::make_shared<const std::vector<int32_t>>(std::move(mask));
+    found = std::make_shared<const Masks>(std::move(mask));
   }
   return found;
 }

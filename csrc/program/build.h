@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "program/layout.h"
+#include "program/masks.h"
 #include "program/plan.h"
 
 namespace sparseprune {
@@ -82,7 +83,7 @@ class Builder {
             std::function<void(const Call&, int64_t)> task);
   Value& value(int64_t v) { return plan_->values[v]; }
   int64_t temporary(const Shape& shape);
-  using Live = std::shared_ptr<const std::vector<int32_t>>;
+  using Live = std::shared_ptr<const Masks>;
   Live live(const Planes& p);
   // Parts of `total` equal pieces of work, a few per thread.
   int64_t parts(int64_t total) const;

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/csr_tiles.h"
 #include "program/build.h"
+#include "program/edges.h"
 
 namespace sparseprune {
 namespace {
@@ -75,10 +76,12 @@ struct PlanesIo {
   const PlaneKernels& kernels;
   const float* x;          // lane 0 of the tile in channel 0; of the plane, where there are runs
   const int32_t* offsets;  // per column
-  int64_t group_floats;    // from the channels of a group to the next
-  float* y;                // lane 0 of the tile in row 0
-  const float* residual;   // the same, or null
-  const int32_t* live;
+  Inside inside;
+  int64_t group_floats;   // from the channels of a group to the next
+  float* y;               // lane 0 of the tile in row 0
+  const float* residual;  // the same, or null
+  const int32_t* live;    // of the tile
+  bool all_live;
   const Planes& planes;  // of y
   int64_t lanes;
   bool first, last;  // tile of its planes
@@ -97,10 +100,10 @@ struct PlanesIo {
     if (scale.factor)
       kernels.pack_scaled(from, offsets + begin, end - begin, scale.from(begin), to, lanes);
     else if (runs)
-      kernels.pack_runs(from, offsets + begin, end - begin, runs->data(),
+      kernels.pack_runs(from, offsets + begin, end - begin, inside.from(begin), runs->data(),
                         static_cast<int64_t>(runs->size()), stride, to, lanes);
     else
-      kernels.pack_streams(from, offsets + begin, end - begin, to, lanes);
+      kernels.pack_streams(from, offsets + begin, end - begin, inside.from(begin), to, lanes);
     return {to, lanes};
   }
   CsrPanel in_place(const float* from, int64_t cols) const {
@@ -117,7 +120,8 @@ struct PlanesIo {
     CsrEnds ends;
     if (activation.kind != Activation::kClamp) return ends;
     ends.y = y + row * planes.plane, ends.stride = planes.plane;
-    ends.residual = at(residual, row), ends.live = live, ends.clamp = activation.clamp;
+    ends.residual = at(residual, row), ends.live = all_live ? nullptr : live,
+    ends.clamp = activation.clamp;
     return ends;
   }
   void store(int64_t row, int64_t rows, const float* sums) const {
@@ -177,6 +181,9 @@ void Builder::csr_panels(size_t index) {
     for (int64_t t = 0; t < tiling.tiles; ++t)
       runs.push_back(
           runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
+  Edges edges;  // none where what is read has zeros written around it
+  if (source == s.x && !value(s.x).shape.tokens)
+    edges = Edges(w, x, y, s.cols / n_taps, panel_kernels().max_vectors * panel_kernels().width);
   const bool aligned =
       n_taps * phases == 1 && runs.empty() && !before && s.cols > 0 && offsets.front() % 16 == 0;
   const bool together = tiling.tiles == 1 && x.plane == y.lanes();
@@ -191,20 +198,24 @@ void Builder::csr_panels(size_t index) {
   const Plan* plan = plan_.get();
   work(y.images * tiling.tasks(), {source, s.y, before ? before->y : -1}, s.out,
        [=, step = s, threads = threads_, scaled = before, lives = live(y),
-        offsets = std::move(offsets), runs = std::move(runs)](const Call& call, int64_t i) {
+        offsets = std::move(offsets), edges = std::move(edges),
+        runs = std::move(runs)](const Call& call, int64_t i) {
          const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
          const int64_t tile = task / tiling.n_chunks();
          const int64_t lane = tiling.first(tile) * tiling.width;
+         const int64_t lanes = (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width;
          const int64_t to = y.at(image, 0) + lane;
          PlanesIo io{plane_kernels(),
                      plan->at(call, source) + x.at(image, 0) + (runs.empty() ? lane : 0),
                      offsets.data(),
+                     edges.inside(lane),
                      group_floats,
                      plan->at(call, step.out) + to,
                      step.y >= 0 ? plan->at(call, step.y) + to : nullptr,
                      lives->data() + lane,
+                     lane + lanes <= y.filled(),
                      y,
-                     (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width,
+                     lanes,
                      tile == 0,
                      tile == tiling.tiles - 1,
                      threads,

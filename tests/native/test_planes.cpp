@@ -117,6 +117,31 @@ void check_means(Against against, Random& random) {
   expect_all(y, expected, scale);
 }
 
+// The same panel with lanes outside of the image, whose infinities are zeros in it.
+void check_inside(std::vector<float> x, const std::vector<int32_t>& offsets, int64_t lanes,
+                  Against against, Random& random) {
+  const auto cols = static_cast<int64_t>(offsets.size());
+  name("pack_streams inside", lanes, cols);
+  for (float& value : x)
+    if (random.share() < .1) value = std::numeric_limits<float>::infinity();
+  const Guarded in(x, against);
+  const Guarded at(offsets, against);
+  const Guarded masks(some_live(lanes + 40, random), against);
+  std::vector<int32_t> of;
+  for (int64_t c = 0; c < cols; ++c) of.push_back(static_cast<int32_t>(random.integer(-1, 40)));
+  const Guarded begins(of, against);
+  const Guarded<float> panel(std::vector<float>(static_cast<size_t>(cols * lanes), kNan), against);
+  plane_kernels().pack_streams(in.read_only(), at.read_only(), cols,
+                               {begins.read_only(), masks.read_only()}, panel.data(), lanes);
+  for (int64_t c = 0; c < cols; ++c)
+    for (int64_t i = 0; i < lanes; ++i) {
+      const bool inside = of[c] < 0 || masks[of[c] + i];
+      if (panel[c * lanes + i] != (inside ? x[offsets[c] + i] : 0.f))
+        return expect(false, "column " + std::to_string(c) + ", lane " + std::to_string(i));
+    }
+  expect(panel.surroundings_intact(), "wrote outside the panel");
+}
+
 void check_pack(int64_t lanes, int64_t cols, Against against, Random& random) {
   name("pack_streams", lanes, cols);
   const Guarded in(random.normals(lanes + 200), against);
@@ -125,11 +150,12 @@ void check_pack(int64_t lanes, int64_t cols, Against against, Random& random) {
   if (cols) offsets[0] = 200;
   const Guarded at(offsets, against);
   const Guarded<float> panel(std::vector<float>(static_cast<size_t>(cols * lanes), kNan), against);
-  plane_kernels().pack_streams(in.read_only(), at.read_only(), cols, panel.data(), lanes);
+  plane_kernels().pack_streams(in.read_only(), at.read_only(), cols, {}, panel.data(), lanes);
   std::vector<double> expected;
   for (const int32_t offset : offsets)
     for (int64_t i = 0; i < lanes; ++i) expected.push_back(in[offset + i]);
   expect_all(panel, expected, std::vector<double>(expected.size()));
+  check_inside(random.normals(lanes + 200), offsets, lanes, against, random);
   for (const bool shifts : {false, true}) {
     name(shifts ? "pack_scaled and shifted" : "pack_scaled", lanes, cols);
     const int64_t stride = random.pick({1, 16});

@@ -52,15 +52,26 @@ void check_runs(int64_t lanes, int64_t stride, Against against, Random& random) 
   const Guarded run(runs, against);
   const Guarded<float> panel(std::vector<float>(static_cast<size_t>(cols * lanes + kWrites)),
                              against);
-  plane_kernels().pack_runs(x.read_only(), at.read_only(), cols, run.read_only(),
+  // Every other column has lanes outside of its image.
+  std::vector<int32_t> masks(static_cast<size_t>(lanes + kWrites + 3)), of;
+  for (int32_t& m : masks) m = random.share() < .8 ? -1 : 0;
+  for (int64_t c = 0; c < cols; ++c)
+    of.push_back(c % 2 ? -1 : static_cast<int32_t>(random.integer(0, 3)));
+  const Guarded mask(masks, against);
+  const Guarded begins(of, against);
+  const bool all = random.share() < .3;
+  plane_kernels().pack_runs(x.read_only(), at.read_only(), cols,
+                            {all ? nullptr : begins.read_only(), mask.read_only()}, run.read_only(),
                             static_cast<int64_t>(runs.size()), stride, panel.data(), lanes);
   expect(panel.surroundings_intact(), "wrote outside the panel");
   for (int64_t c = 0; c < cols; ++c)
     for (const Run& r : runs)
-      for (int64_t i = 0; i < r.count; ++i)
-        if (panel[c * lanes + r.lane + i] != x[offsets[c] + r.from + stride * i])
+      for (int64_t i = 0; i < r.count; ++i) {
+        const bool inside = all || of[c] < 0 || masks[of[c] + r.lane + i];
+        if (panel[c * lanes + r.lane + i] != (inside ? x[offsets[c] + r.from + stride * i] : 0.f))
           return expect(false,
                         "column " + std::to_string(c) + ", lane " + std::to_string(r.lane + i));
+      }
   expect(true, "");
 }
 

@@ -65,6 +65,15 @@ struct ChannelScale {
   }
 };
 
+// Which lanes of a column lie inside of the image: masks[of[c] + i] is -1 for these, else 0. All do
+// where of[c] is negative.
+struct Inside {
+  const int32_t* of = nullptr;  // per column; null: all lanes of all columns
+  const int32_t* masks = nullptr;
+
+  Inside from(int64_t column) const { return {of ? of + column : nullptr, masks}; }
+};
+
 // Of every token over its channels: (x - mean) / sqrt(variance + epsilon) * weight + bias; not
 // centred: mean is 0. bias may be null.
 struct Norm {
@@ -168,21 +177,22 @@ struct PlaneKernels {
   // out[i] = x[i] * y[i], i in [0, lanes); `out` may be x or y.
   void (*multiply)(const float* x, const float* y, int64_t lanes, float* out);
 
-  // panel[c * lanes + i] = source[offsets[c] + i] for `cols` columns and i in [0, lanes).
-  // panel is aligned, source + offset need not be: whole lines that it touches are read.
-  void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, float* panel,
-                       int64_t lanes);
+  // panel[c * lanes + i] = source[offsets[c] + i], or 0 outside, for `cols` columns and i in
+  // [0, lanes). panel is aligned, source + offset need not be: whole lines that it touches are
+  // read.
+  void (*pack_streams)(const float* source, const int32_t* offsets, int64_t cols, Inside inside,
+                       float* panel, int64_t lanes);
 
-  // The same, column c scaled as channel c.
+  // The same all inside, column c scaled as channel c.
   void (*pack_scaled)(const float* source, const int32_t* offsets, int64_t cols,
                       const ChannelScale& scale, float* panel, int64_t lanes);
 
   // The same as pack_streams for outputs that lie `stride` (1 or 2) apart: panel[c * lanes +
   // run.lane + i] = source[offsets[c] + run.from + stride * i], for runs in the order of their
-  // lanes; the lanes between them hold anything. Up to 32 floats behind a run are read, and 16
-  // behind the panel written.
-  void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, const Run* runs,
-                    int64_t count, int64_t stride, float* panel, int64_t lanes);
+  // lanes; the lanes between them hold anything. Up to 32 floats and 16 masks behind a run are
+  // read, and 16 floats behind the panel written.
+  void (*pack_runs)(const float* source, const int32_t* offsets, int64_t cols, Inside inside,
+                    const Run* runs, int64_t count, int64_t stride, float* panel, int64_t lanes);
 
   // Rows [begin, end) of one plane, all its slices counted, from x, where rows follow each other;
   // `out` is element 0 of the plane. The zeros behind the rows are written, and with the first row
