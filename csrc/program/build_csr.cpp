@@ -9,8 +9,10 @@
 namespace sparseprune {
 namespace {
 
-constexpr int64_t kFewUses = 32;  // of a column, which do not repay packing it
-constexpr int64_t kBehind = 16;   // floats that pack_runs may write behind a panel
+// Nonzeros of a column that do not repay packing it: fewer where a block spans more pages than a
+// core finds at once.
+constexpr int64_t kNearFloats = 48 * 1024, kFewUses[] = {128, 32};
+constexpr int64_t kBehind = 16;  // floats that pack_runs may write behind a panel
 
 // The tensors of a csr step in the order of steps.py.
 enum { kValues, kColumns, kCounts, kStarts, kBias };
@@ -188,7 +190,8 @@ void Builder::csr_panels(size_t index) {
       n_taps * phases == 1 && runs.empty() && !before && s.cols > 0 && offsets.front() % 16 == 0;
   const bool together = tiling.tiles == 1 && x.plane == y.lanes();
   const bool few_uses =
-      std::is_same_v<W, CsrSorted> && weights_[s.tensors].numel < kFewUses * s.cols * s.groups;
+      std::is_same_v<W, CsrSorted> &&
+      weights_[s.tensors].numel < kFewUses[s.block * x.plane > kNearFloats] * s.cols * s.groups;
   const int64_t pitch = aligned && (together || few_uses) ? x.plane : 0;
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
