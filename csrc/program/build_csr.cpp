@@ -185,7 +185,7 @@ void Builder::csr_panels(size_t index) {
           runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
   Edges edges;  // none where what is read has zeros written around it
   if (source == s.x && !value(s.x).shape.tokens)
-    edges = Edges(w, x, y, s.cols / n_taps, panel_kernels().max_vectors * panel_kernels().width);
+    edges = Edges(w, x, y, s.cols / n_taps, csr_kernels().max_vectors * tiling.width);
   const bool aligned =
       n_taps * phases == 1 && runs.empty() && !before && s.cols > 0 && offsets.front() % 16 == 0;
   const bool together = tiling.tiles == 1 && x.plane == y.lanes();

@@ -30,6 +30,8 @@ struct CsrPanel {
 };
 
 struct CsrKernels {
+  int max_vectors;  // of lanes that the kernels below take at once
+
   // y[t, r] = clamp(bias[r] + sum_c W[r, c] x[t, c]), rows [begin, end), every token t. bias may be
   // null. Reads x [tokens, cols] where it lies, so it suits the few tokens that no panel would
   // repay.

@@ -56,5 +56,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_avx2;
-const CsrKernels csr_avx2 = {gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
+const CsrKernels csr_avx2 = {kVectors, gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
 }  // namespace sparseprune

@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int kWidth = 16, kVectors = 4;
+constexpr int kWidth = 16, kVectors = 5;  // one more than a panel as a rule has
 typedef float Vec __attribute__((vector_size(4 * kWidth), may_alias));
 constexpr int64_t kAhead = 1024;  // floats, 4 KB
 
@@ -50,5 +50,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_avx512;
-const CsrKernels csr_avx512 = {gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
+const CsrKernels csr_avx512 = {kVectors, gather<ByDot>, gather<ByInserts>, rows, groups, sorted};
 }  // namespace sparseprune

@@ -47,5 +47,5 @@ inline void dot(const float* values, const uint16_t* columns, int64_t count, con
 
 namespace sparseprune {
 extern const CsrKernels csr_scalar;
-const CsrKernels csr_scalar = {gather<ByDot>, gather<ByDot>, rows, groups, sorted};
+const CsrKernels csr_scalar = {kVectors, gather<ByDot>, gather<ByDot>, rows, groups, sorted};
 }  // namespace sparseprune

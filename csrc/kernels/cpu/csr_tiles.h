@@ -103,6 +103,10 @@ Tiling make_tiling(const W& w, int64_t conv_groups, int64_t lanes, int64_t other
   const PanelKernels& k = panel_kernels();
   Tiling t{k.width, (lanes + k.width - 1) / k.width, 0, conv_groups, {0}};
   t.tiles = (t.vectors + k.max_vectors - 1) / k.max_vectors;
+  // A vector more in some tiles, where that takes one tile less.
+  const int64_t fewer = std::max<int64_t>(t.vectors / k.max_vectors, 1);
+  if ((threads == 1 || fewer >= 2 * threads) && t.vectors <= fewer * csr_kernels().max_vectors)
+    t.tiles = fewer;
   const int64_t even = (t.tiles + threads - 1) / threads * threads;
   if (t.tiles > threads && others == 1 && even <= t.vectors) t.tiles = even;
   const int64_t all = t.tiles * others, per_group = units(w) / conv_groups;

@@ -106,7 +106,7 @@ class Stretch {
                          _mm512_set1_epi32(shift));
     if (first == first_ && last == last_) return;
     first_ = first, last_ = last;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) lines_[v] = _mm512_load_ps(first + v * kWidth);
     lines_[V] = _mm512_load_ps(last);
   }
