@@ -1,7 +1,8 @@
 # make demo    the main job, end to end          make test    all fast tests
 # make slow    slow tests as well                make lint    formatting, lint, types
 # make bench   pytest-benchmark                  make sanitize  native code under sanitizers
-# make phases  where a kernel's time goes        make peers   beside other runtimes
+# make phases  where a kernel's time goes        make sanitize-ops  the same for what needs torch
+# make peers   beside other runtimes
 # make clean   remove what these made
 # Each sets up what it needs in $(VENV) first, but for
 # make gpu-check OUT=folder   builds, tests and times on a GPU with $(PYTHON) as it is, offline
@@ -18,9 +19,10 @@ PIN := $(addprefix -c ,$(CONSTRAINTS))
 NATIVE := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
 READY := $(VENV)/.ready
 
-NATIVE_BUILD := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -S tests/native
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja)
+NATIVE_BUILD := $(CMAKE) -S tests/native
 
-.PHONY: setup demo test slow bench lint format sanitize phases gpu-check peers deepsparse clean
+.PHONY: setup demo test slow bench lint format sanitize sanitize-ops phases gpu-check peers deepsparse clean
 
 setup: $(READY)
 
@@ -80,6 +82,22 @@ sanitize: $(READY)
 	$(NATIVE_BUILD) -B build/race -DSPARSEPRUNE_SANITIZE=thread
 	$(BIN)/cmake --build build/race --target test_cuda
 	build/race/test_cuda
+
+# What torch calls (csrc/ops, csrc/*.cpp) and programs as the library runs them: the extension built
+# with sanitizers, beside a copy of the package, under its tests. Needs gcc.
+SANITIZED := build/sanitize-ops
+SANITIZED_TESTS := $(addprefix tests/test_,$(addsuffix .py,attention bitmask block_ops \
+    conv_gradients conv_program convert io_programs linear_ops multiply nm_ops ops sell))
+
+sanitize-ops: $(READY)
+	$(CMAKE) -S . -B $(SANITIZED) -DPython_EXECUTABLE=$(abspath $(BIN))/python -DSPARSEPRUNE_CUDA=OFF \
+	    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+	$(BIN)/cmake --build $(SANITIZED)
+	git ls-files sparseprune tests benchmarks pyproject.toml | tar c -T - | tar x -C $(SANITIZED)
+	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+	    LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	    $(abspath $(BIN))/python -m pytest $(SANITIZED_TESTS)
 
 # Where the time goes, per instruction set (docs/kernels.md): one csr tile, and kernels over planes.
 phases: $(READY)

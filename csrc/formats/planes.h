@@ -2,9 +2,10 @@
 //
 //   a plane     lead | a a a . | a a a . | a a a . | tail        row = 4, width = 3, height = 3
 //
-// '.' are zeros: the columns that end a row are the left padding of the next as well. Lead and
-// tail hold zeros too, as many as the windows that read this value reach. A plane is one flat
-// stream then: tap (i, j) of a window with stride 1 reads it at a fixed distance.
+// '.' are zeros: the columns that end a row are the left padding of the next as well, where a
+// reader needs them (csr convolutions do not). Lead and tail hold zeros too, as many as the windows
+// that read this value reach. A plane is one flat stream then: tap (i, j) of a window with stride 1
+// reads it at a fixed distance.
 #pragma once
 #include <cstdint>
 
