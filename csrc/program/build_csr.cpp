@@ -62,6 +62,46 @@ std::vector<Run> runs_of(const Planes& x, const Planes& y, const Window& w, int6
   return runs;
 }
 
+// How a step reads its source.
+struct Reading {
+  std::vector<int32_t> offsets;        // per column
+  std::vector<std::vector<Run>> runs;  // per tile; none: lanes lie as in the output
+  Edges edges;                         // none where the source has zeros written around it
+  int64_t pitch = 0;                   // from a column to the next, if they are not packed
+};
+
+std::vector<int32_t> offsets_of(const Step& s, const Taps& taps, const Planes& x) {
+  std::vector<int32_t> offsets;
+  const int64_t n_taps = s.window.taps();
+  for (int64_t c = 0; c < s.cols / n_taps; ++c)
+    for (int64_t t = 0; t < n_taps; ++t) {
+      const int64_t phase = taps.source >= 0 ? taps.phase[t] : 0;
+      const int64_t flat = taps.source >= 0 ? taps.flat[t] : 0;
+      const int64_t at = (c * taps.phases + phase) * x.plane + flat;
+      if (at > INT32_MAX) throw std::invalid_argument("run: inputs must be smaller images");
+      offsets.push_back(static_cast<int32_t>(at));
+    }
+  return offsets;
+}
+
+// Of planes x, of which the step's own input is `given`; `used` columns have enough nonzeros to
+// repay packing.
+Reading reading_of(const Step& s, const Taps& taps, const Planes& x, const Planes& y,
+                   const Tiling& tiling, bool given, bool used) {
+  const Window& w = s.window;
+  Reading r{offsets_of(s, taps, x), {}, {}, 0};
+  if (given && w.stride[0] * w.stride[1] * w.stride[2] > 1)
+    for (int64_t t = 0; t < tiling.tiles; ++t)
+      r.runs.push_back(
+          runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
+  if (given) r.edges = Edges(w, x, y, s.cols / w.taps(), csr_kernels().max_vectors * tiling.width);
+  const bool lines = w.taps() * taps.phases == 1 && r.runs.empty() && !r.offsets.empty() &&
+                     r.offsets.front() % 16 == 0;
+  const bool together = tiling.tiles == 1 && x.plane == y.lanes();
+  if (lines && (together || !used)) r.pitch = x.plane;
+  return r;
+}
+
 // What prepares an image for a csr step.
 ChannelScale scale_of(const Step& s, const Plan& plan, const Call& call, int64_t image) {
   if (s.word == Word::kScale) {
@@ -168,50 +208,28 @@ void Builder::csr_panels(size_t index) {
   const int64_t source = taps.source >= 0 ? taps.source : s.x;
   const Planes x = value(source).planes, y = value(s.out).planes;
   const Tiling tiling = make_tiling(view<W>(s, weights_), s.groups, y.lanes(), y.images, threads_);
-  const int64_t n_taps = s.window.taps(), phases = taps.phases;
-  std::vector<int32_t> offsets;
-  for (int64_t c = 0; c < s.cols / n_taps; ++c)
-    for (int64_t t = 0; t < n_taps; ++t) {
-      const int64_t phase = taps.source >= 0 ? taps.phase[t] : 0;
-      const int64_t at = (c * phases + phase) * x.plane + (taps.source >= 0 ? taps.flat[t] : 0);
-      if (at > INT32_MAX) throw std::invalid_argument("run: inputs must be smaller images");
-      offsets.push_back(static_cast<int32_t>(at));
-    }
-  const Window& w = s.window;
-  std::vector<std::vector<Run>> runs;  // per tile
-  if (source == s.x && w.stride[0] * w.stride[1] * w.stride[2] > 1)
-    for (int64_t t = 0; t < tiling.tiles; ++t)
-      runs.push_back(
-          runs_of(x, y, w, tiling.first(t) * tiling.width, tiling.first(t + 1) * tiling.width));
-  Edges edges;  // none where what is read has zeros written around it
-  if (source == s.x && !value(s.x).shape.tokens)
-    edges = Edges(w, x, y, s.cols / n_taps, csr_kernels().max_vectors * tiling.width);
-  const bool aligned =
-      n_taps * phases == 1 && runs.empty() && !before && s.cols > 0 && offsets.front() % 16 == 0;
-  const bool together = tiling.tiles == 1 && x.plane == y.lanes();
-  const bool few_uses =
-      std::is_same_v<W, CsrSorted> &&
-      weights_[s.tensors].numel < kFewUses[s.block * x.plane > kNearFloats] * s.cols * s.groups;
-  const int64_t pitch = aligned && (together || few_uses) ? x.plane : 0;
+  const int64_t few = kFewUses[s.block * x.plane > kNearFloats] * s.cols * s.groups;
+  const bool used = !std::is_same_v<W, CsrSorted> || weights_[s.tensors].numel >= few;
+  Reading reading = reading_of(s, taps, x, y, tiling, source == s.x, used);
+  if (before) reading.pitch = 0;  // it is done while packing
   const bool direct_sums = tiling.tiles == 1 && y.lead == 0 && y.plane == y.lanes() &&
                            s.rows % unit(view<W>(s, weights_)) == 0;
-  const int64_t group_floats = s.cols / n_taps * phases * x.plane;
+  const int64_t group_floats = s.cols / s.window.taps() * taps.phases * x.plane;
   // Sums are kept apart until they are stored, so they may replace the residual.
   if (!direct_sums && s.y != source) value(s.out).over = s.y;
   const Plan* plan = plan_.get();
   work(y.images * tiling.tasks(), {source, s.y, before ? before->y : -1}, s.out,
        [=, step = s, threads = threads_, scaled = before, lives = live(y),
-        offsets = std::move(offsets), edges = std::move(edges),
-        runs = std::move(runs)](const Call& call, int64_t i) {
+        from = std::move(reading)](const Call& call, int64_t i) {
          const int64_t image = i / tiling.tasks(), task = i % tiling.tasks();
          const int64_t tile = task / tiling.n_chunks();
          const int64_t lane = tiling.first(tile) * tiling.width;
          const int64_t lanes = (tiling.first(tile + 1) - tiling.first(tile)) * tiling.width;
          const int64_t to = y.at(image, 0) + lane;
          PlanesIo io{plane_kernels(),
-                     plan->at(call, source) + x.at(image, 0) + (runs.empty() ? lane : 0),
-                     offsets.data(),
-                     edges.inside(lane),
+                     plan->at(call, source) + x.at(image, 0) + (from.runs.empty() ? lane : 0),
+                     from.offsets.data(),
+                     from.edges.inside(lane),
                      group_floats,
                      plan->at(call, step.out) + to,
                      step.y >= 0 ? plan->at(call, step.y) + to : nullptr,
@@ -222,9 +240,9 @@ void Builder::csr_panels(size_t index) {
                      tile == 0,
                      tile == tiling.tiles - 1,
                      threads,
-                     pitch,
+                     from.pitch,
                      direct_sums,
-                     runs.empty() ? nullptr : &runs[tile],
+                     from.runs.empty() ? nullptr : &from.runs[tile],
                      step.window.stride[2],
                      scaled ? scale_of(*scaled, *plan, call, image) : ChannelScale{},
                      step.activation};
