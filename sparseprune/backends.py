@@ -128,11 +128,13 @@ _cpu_library, _cpu_missing = _load_ops("cpu")
 CPU = Backend("cpu", "sparseprune", "cpu", native_missing or _cpu_missing)
 CUDA = Backend("cuda", "sparseprune", "cuda", _load_cuda())
 TRITON = Backend("triton", "sparseprune_triton", "cuda", _load_triton())
+WGMMA = Backend("wgmma", "sparseprune_wgmma", "cuda", CUDA.missing, by_time=True)
+"""The kernels of compute capability 9.0 alone; what else a layer needs, those of CUDA."""
 CUSPARSELT = Backend(
     "cusparselt", "sparseprune_cusparselt", "cuda", _load_cusparselt(), by_time=True
 )
 REFERENCE = Backend("reference", "sparseprune_reference", "any", None)
-BACKENDS = (CPU, CUDA, TRITON, CUSPARSELT, REFERENCE)
+BACKENDS = (CPU, CUDA, TRITON, WGMMA, CUSPARSELT, REFERENCE)
 """Best first."""
 
 _forced: Backend | None = None

@@ -186,7 +186,7 @@ def nm(work: Work, c: Constants) -> float:
     return _panels(work, c, stored * c.plain)
 
 
-UNKNOWN = ("reference", "cuda", "triton", "cusparselt")
+UNKNOWN = ("reference", "cuda", "triton", "wgmma", "cusparselt")
 """Engines that the model knows nothing about."""
 COSTS: dict[str, Callable[[Work, Constants], float]] = {
     "csr/groups": csr_groups,

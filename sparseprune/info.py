@@ -19,6 +19,7 @@ NOTES = {
     "reference": "Python: correct, slow",
     "cuda": "not yet run on a GPU",
     "triton": "not yet run on a GPU",
+    "wgmma": "64x64 blocks, where it is measured to be faster; not yet run on a GPU",
     "cusparselt": "Linear, where it is measured to be faster; not yet run on a GPU",
 }
 

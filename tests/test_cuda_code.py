@@ -22,10 +22,11 @@ from beforehand import begun
 ROOT = Path(__file__).parent.parent
 
 # File -> its kernels of half and of float, and the most registers of one: 168 leaves room for three
-# thread blocks of 128 threads on a multiprocessor, 255 for two, 128 for 16 warps.
+# thread blocks of 128 threads on a multiprocessor, 255 for two, 128 for 16 warps, 224 for 9.
 FILES = {
     "block_linear": (12, 6, 168),
     "block_conv2d": (6, 3, 168),
+    "block_wgmma": (8, 0, 160),
     "nm_linear": (8, 3, 255),
     "nm_conv2d": (6, 2, 255),
     "bitmask": (10, 4, 255),
@@ -34,6 +35,7 @@ FILES = {
 }
 PRODUCTS = {"block": "HMMA.16816", "nm": "HMMA.SP.16832", "bitmask": "HMMA.16816"}
 ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a"}
+OF_HOPPER = "block_wgmma"  # sm_90a alone
 
 FOLDER = tempfile.TemporaryDirectory()
 
@@ -95,7 +97,7 @@ def compiled(file: str, architecture: str) -> list[Kernel]:
 def _functions(sass: str) -> Iterator[tuple[str, Counter[str]]]:
     for part in sass.split("Function : ")[1:]:
         name, _, text = part.partition("\n")
-        lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", text)
+        lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Zx0-9_.]*)", text)
         yield name.strip(), Counter(lines)
 
 
@@ -105,7 +107,8 @@ def kernels_of(file: str, architecture: str) -> list[Kernel]:
     return kernels
 
 
-BEFOREHAND = [(compiled, file, architecture) for file in FILES for architecture in ARCHITECTURES]
+PAIRS = [(f, a) for f in FILES for a in ARCHITECTURES if f != OF_HOPPER or a == "sm_90a"]
+BEFOREHAND = [(compiled, *pair) for pair in PAIRS]
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
@@ -120,8 +123,9 @@ def each(kernel: Kernel) -> int:
 
 
 def every_file(*stems: str) -> pytest.MarkDecorator:
-    """Those of these formats."""
-    return pytest.mark.parametrize("file", [f for f in FILES if f.startswith(stems)])
+    """Those of these formats, for both architectures."""
+    pairs = [(f, a) for f, a in PAIRS if f.startswith(stems) and f != OF_HOPPER]
+    return pytest.mark.parametrize(("file", "architecture"), pairs)
 
 
 def half(kernel: Kernel) -> bool:
@@ -129,8 +133,7 @@ def half(kernel: Kernel) -> bool:
     return re.search("_kernelI(6__half|13__nv_bfloat16)", kernel.name) is not None
 
 
-@every_architecture
-@every_file("")
+@pytest.mark.parametrize(("file", "architecture"), PAIRS)
 def test_nothing_spills(file: str, architecture: str) -> None:
     kernels = kernels_of(file, architecture)
     halves, floats, most_registers = FILES[file]
@@ -141,7 +144,6 @@ def test_nothing_spills(file: str, architecture: str) -> None:
         assert kernel.count("LDL") == kernel.count("STL") == 0, kernel.name
 
 
-@every_architecture
 @every_file("block", "nm")
 def test_halves_go_through_tensor_cores_and_float_does_not(file: str, architecture: str) -> None:
     product = PRODUCTS[file.partition("_")[0]]
@@ -155,7 +157,6 @@ def test_halves_go_through_tensor_cores_and_float_does_not(file: str, architectu
             assert kernel.count("LDS.128") > 0, kernel.name
 
 
-@every_architecture
 @every_file("block", "nm", "bitmask")
 def test_copies_take_16_bytes_and_go_past_registers(file: str, architecture: str) -> None:
     """All but those of 2:4's places, 4 or 8 bytes of a row."""
@@ -210,3 +211,19 @@ def test_csr_reads_16_bytes_of_values_and_neighbouring_tokens(architecture: str)
             wide = {1: "LDS", 2: "LDS.64", 4: "LDS.128"}[each(kernel)]
             assert kernel.count(wide) > 0, kernel.name
     assert sum("few_kernel" in k.name for k in kernels) == 15
+
+
+def test_warpgroups_multiply_what_the_copy_unit_brings() -> None:
+    """Four products of 16 columns per 128 tokens, one after the other without waiting; a copy of W
+    and one of x by one thread; sums turned by MOVM to be written in pairs of rows."""
+    for kernel in kernels_of(OF_HOPPER, "sm_90a"):
+        parts = each(kernel) // 128
+        kind = "HGMMA.64x128x16.F32" + (".BF16" if "bfloat16" in kernel.name else "")
+        assert kernel.count("HGMMA") == kernel.instructions[kind] == 4 * parts, kernel.name
+        assert kernel.count("WARPGROUP.ARRIVE") == 1, kernel.name
+        assert kernel.count("WARPGROUP.DEPBAR") == 2, kernel.name
+        of_x = "UTMALDG.4D.IM2COL" if "PixelWindow" in kernel.name else "UTMALDG.2D"
+        copies = kernel.instructions
+        assert copies["UTMALDG.2D"] + copies["UTMALDG.4D.IM2COL"] == 2, kernel.name
+        assert copies[of_x] >= 1 and kernel.count("LDGSTS") == 0, kernel.name
+        assert kernel.count("MOVM.16.MT88") == 32 * parts, kernel.name

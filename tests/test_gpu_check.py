@@ -78,7 +78,7 @@ def test_what_is_to_be_reached_has_a_case() -> None:
     assert targets(pattern="unstructured", sparsity=0.8, tokens=1, rows=28672) == {2.2}
     assert targets(pattern="2:4", tokens=64) == {1.35} and targets(pattern="2:4", tokens=4096)
     assert targets(pattern="unstructured", dtype="float32", tokens=512) >= {1.5}
-    assert targets(size=(28, 28), sparsity=0.9) == {2.5}
+    assert targets(size=(28, 28), pattern="block(32,32,taps)", sparsity=0.9) == {2.5}
 
 
 @pytest.mark.parametrize(

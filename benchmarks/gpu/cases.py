@@ -75,7 +75,7 @@ def _unstructured(targets: dict[float, float | None], *formats: str) -> tuple[Ca
 BY_24 = ("nm", "nm:cusparselt")
 """2:4 in Linear layers: by the kernels here, by cuSPARSELt."""
 FEW = ("bitmask", "csr/rows")
-BLOCKS = ("block", "block:triton")
+BLOCKS = ("block", "block:wgmma", "block:triton")
 """Triton where it says something new: it compiles for some ten seconds."""
 
 PROBLEMS = (
@@ -98,7 +98,8 @@ PROBLEMS = (
     )),
     Problem(256, 256, 32, "bfloat16", (
         Case("block(32,32,taps)", 0.8, ("block",), 1.8),
-        Case("block(32,32,taps)", 0.9, BLOCKS, 2.5),
+        Case("block(32,32,taps)", 0.9, ("block", "block:triton"), 2.5),
+        Case("block(64,64,taps)", 0.9, ("block", "block:wgmma")),
         Case("2:4", 0.5, ("nm",), 1.2),
     ), size=(28, 28)),
     Problem(8192, 8192, 1, "float32", _unstructured(

@@ -32,7 +32,7 @@ OPTIONAL = {
     "rich": "no tables",
     "matplotlib": "no picture",
 }
-SMALL = "rows_65 or cols_193 or tokens_17 or offset or one_weight"
+SMALL = "rows_65 or cols_193 or tokens_17 or offset or one_weight or 65_72 or uneven"
 """Tests that a sanitizer, which is slow, has time for."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from sparseprune.formats.taps import taps_first
 
 SIDES = (64, 32, 16)
 """Of the square blocks that tensor cores multiply."""
+WGMMA_SIDES, WGMMA_CAPABILITY = (64,), (9, 0)
+"""Those that warpgroups multiply, and on which devices."""
 MAX_SIDE = 256
 START = 32
 """Weights that take as long as a block's index and the start of its loops."""
@@ -79,7 +81,10 @@ class Block(Format):
         return Block(rows, columns, taps)
 
     def lacking(self, backend: str, layer: nn.Module | None = None) -> str | None:
-        return None if self.rows is None else _lacking(backend, self.rows, self.columns or 0)
+        if self.rows is None:
+            return None
+        weight = None if layer is None else cast(Tensor, layer.weight)
+        return _lacking(backend, self.rows, self.columns or 0, weight)
 
     def refuses(self, weight: Tensor, groups: int = 1) -> str | None:
         if weight.dim() != 2:
@@ -155,7 +160,7 @@ class BlockWeight(PackedWeight):
 
     def lacking(self, backend: str) -> str | None:
         _, r, c = self.values.shape
-        return _lacking(backend, r, c)
+        return _lacking(backend, r, c, self.values)
 
     def packed(self) -> tuple[Tensor, Tensor, Tensor]:
         """The buffers in the order that the ops take them."""
@@ -201,11 +206,22 @@ class BlockWeight(PackedWeight):
         return unpack(*self.packed(), self.rows, self.cols, self.taps)
 
 
-def _lacking(backend: str, r: int, c: int) -> str | None:
-    """What csrc/kernels/cuda/block.cuh serves."""
-    if backend != "cuda" or (r == c and r in SIDES):
+def _lacking(backend: str, r: int, c: int, like: Tensor | None) -> str | None:
+    """What csrc/kernels/cuda/block.cuh and block_wgmma.cuh do not serve; `like`: a weight's dtype
+    and device."""
+    sides = {"cuda": SIDES, "wgmma": WGMMA_SIDES}.get(backend)
+    if sides is None:
         return None
-    return f"multiplies squares of {', '.join(map(str, sorted(SIDES)))}, got {r}x{c}"
+    if r != c or r not in sides:
+        return f"multiplies squares of {', '.join(map(str, sorted(sides)))}, got {r}x{c}"
+    if backend == "cuda" or like is None:
+        return None
+    if like.dtype not in (torch.float16, torch.bfloat16):
+        return f"multiplies float16 and bfloat16, got {str(like.dtype).removeprefix('torch.')}"
+    capability = torch.cuda.get_device_capability(like.device)
+    if capability != WGMMA_CAPABILITY:
+        return f"is for compute capability 9.0, {like.device} has {'.'.join(map(str, capability))}"
+    return None
 
 
 def rows_of(starts: Tensor, blocks: int) -> Tensor:

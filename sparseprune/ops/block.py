@@ -157,7 +157,7 @@ def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 register(
-    ("sparseprune", "sparseprune_reference", "sparseprune_triton"),
+    ("sparseprune", "sparseprune_reference", "sparseprune_triton", "sparseprune_wgmma"),
     SCHEMAS,
     {
         "block_linear": (linear_reference, _linear_fake),

@@ -99,6 +99,8 @@ void check_mma_fragments();
 void check_bitmask_warps(Random& random);  // those of bitmask (test_bitmask_warps.cpp)
 void check_csr_warps(Random& random);      // those of csr (test_csr_warps.cpp)
 void check_csr_layouts(Random& random);    // CUDA kernels on the CPU (test_cuda_csr.cpp)
+void check_cuda_wgmma(Random& random);     // those of blocks and n:m (test_cuda_wgmma.cpp,
+void check_cuda_tiles(Random& random);     // test_cuda_tiles.cpp)
 // The same for n:m (test_nm.cpp, test_nm_tiles.cpp).
 void check_nm(int64_t count, Random& random);
 void check_nm_tiles(Random& random);

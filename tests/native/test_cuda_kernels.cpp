@@ -233,6 +233,8 @@ void check_all(Random& random) {
 int main() {
   Random random(1);
   check_all(random);
+  check_cuda_wgmma(random);
+  check_cuda_tiles(random);
   check_csr_layouts(random);
   std::printf("%d of %d checks failed\n", failures, checked);
   return failures != 0;

@@ -1,6 +1,7 @@
 // One kernel for every block layer: pipeline.cuh over stages of x and W. `Multiply` says how they
 // are multiplied: tensor cores or FMA.
 #pragma once
+#include "formats/block.h"
 #include "kernels/cuda/block_index.h"
 #include "kernels/cuda/copy_x.cuh"
 #include "kernels/cuda/pipeline.cuh"

@@ -12,7 +12,7 @@ template <typename T, typename Tile>
 class TensorCores {
  public:
   __device__ void step(const char* tiles) {
-    const uint32_t x = shared_address(tiles), w = x + Tile::kTokens * kRowBytes;
+    const SharedAddress x = shared_address(tiles), w = x + Tile::kTokens * kRowBytes;
     const int lane = threadIdx.x % 32;
     const Share share = share_of<Tile>(threadIdx.x / 32);
 #pragma unroll

@@ -1,5 +1,6 @@
 // Where kernels read x and write y: rows of tokens, or the pixels of images in any memory format.
 #pragma once
+#include <bit>
 #include <cstdint>
 
 #include "formats/clamp.h"
@@ -160,9 +161,6 @@ class Store {
   }
   // Of rows r, which is even, and r + 1: in one piece where they are neighbours in y.
   __device__ void operator()(T* y, int r, float a, float b) const {
-    struct alignas(2 * sizeof(T)) Pair {
-      T first, second;
-    };
     const int row = first_row_ + r;
     if (pairs_ && row + 1 < rows_) {
       if (y) *reinterpret_cast<Pair*>(y + row) = {finish_(a, row), finish_(b, row + 1)};
@@ -172,7 +170,35 @@ class Store {
     }
   }
 
+  // The same for 16-bit elements where a thread has other rows before than it writes: the bias of a
+  // row, what becomes of two of its sums, and elements of rows r, which is even, and r + 1.
+  __device__ float bias(int r) const {
+    const int row = first_row_ + r;
+    return finish_.bias && row < rows_ ? widen(__ldg(finish_.bias + row)) : 0.f;
+  }
+  __device__ uint32_t finished(float a, float b, float bias) const {
+    Pair both;
+    narrow(limit(a + bias, finish_.clamp), &both.first);
+    narrow(limit(b + bias, finish_.clamp), &both.second);
+    return std::bit_cast<uint32_t>(both);
+  }
+  __device__ void put(T* y, int r, uint32_t elements) const {
+    const int row = first_row_ + r;
+    const Pair both = std::bit_cast<Pair>(elements);
+    if (!y) return;
+    if (pairs_ && row + 1 < rows_) {
+      *reinterpret_cast<Pair*>(y + row) = both;
+    } else {
+      if (row < rows_) y[row * out_.step()] = both.first;
+      if (row + 1 < rows_) y[(row + 1) * out_.step()] = both.second;
+    }
+  }
+
  private:
+  struct alignas(2 * sizeof(T)) Pair {
+    T first, second;
+  };
+
   const Output& out_;
   const Finish<T>& finish_;
   int first_token_, first_row_, rows_;

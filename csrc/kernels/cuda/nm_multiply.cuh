@@ -61,7 +61,7 @@ class SparseTensorCores {
   // 32 columns, the `half`-th of the slab's.
   __device__ void multiply(const char* slab, int half, Share share) {
     const int lane = threadIdx.x % 32;
-    const uint32_t x = shared_address(slab), w = x + Tile::kXBytes;
+    const SharedAddress x = shared_address(slab), w = x + Tile::kXBytes;
     uint32_t a[kMs][4], places[kMs];
 #pragma unroll
     for (int m = 0; m < kMs; ++m) {

@@ -13,13 +13,13 @@ __device__ inline SharedAddress shared_address(const void* p) {
 }
 
 // Copies `bytes` (0 to 16) of 16 aligned ones into shared memory, zeros after them, later.
-__device__ inline void copy_async(uint32_t to, const void* from, int bytes) {
+__device__ inline void copy_async(SharedAddress to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
 // The same for `kBytes` (4 or 8) of as many aligned ones, none of them zeros.
 template <int kBytes>
-__device__ inline void copy_async_few(uint32_t to, const void* from) {
+__device__ inline void copy_async_few(SharedAddress to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes)
                : "memory");
 }
@@ -47,7 +47,7 @@ __device__ inline uint32_t take_pair(uint32_t low, SharedAddress& from_low, uint
 }
 
 // Four 8 x 8 matrices of 16-bit elements; see mma_fragments.h.
-__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t from) {
+__device__ inline void load_matrices(uint32_t (&to)[4], SharedAddress from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(from)

@@ -6,11 +6,16 @@
 #include <algorithm>
 #include <barrier>
 #include <bit>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -19,6 +24,7 @@
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 using std::isfinite;
 using std::max;
@@ -26,6 +32,12 @@ using std::min;
 
 struct uint2 {
   uint32_t x, y;
+};
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
 };
 
 // 16-bit elements: the upper half of a float is enough of a stand-in for both.
@@ -55,9 +67,23 @@ struct Index {
 
 // What 32 threads share: a slot for what each lane brings.
 struct Warp {
-  static constexpr size_t kSlotBytes = 32;
+  static constexpr size_t kSlotBytes = 48;
   std::barrier<> meeting{kLanes};
   alignas(16) char slots[kLanes][kSlotBytes] = {};
+};
+
+// A barrier in shared memory, by the words of the PTX ISA ("mbarrier"): a phase ends when all
+// arrivals and all announced bytes are there.
+struct Phases {
+  int arrivals = 0, missing = 0;
+  int64_t bytes = 0;
+  uint32_t phase = 0;
+  std::vector<std::function<void()>> copies;  // that arrive only when they are waited for
+
+  void end_if_due() {
+    if (missing || bytes) return;
+    missing = arrivals, phase ^= 1;
+  }
 };
 
 // What the threads of a block share, and those of all blocks of its cluster.
@@ -67,7 +93,10 @@ struct Block {
       : cluster(of), meeting(static_cast<std::ptrdiff_t>(threads)) {}
   Cluster& cluster;
   std::barrier<> meeting;
-  alignas(128) char memory[1 << 18];
+  alignas(1024) char memory[1 << 18];
+  std::mutex held;
+  std::condition_variable changed;
+  std::map<const void*, Phases> phases;
 };
 struct Cluster {
   Cluster(unsigned blocks, unsigned threads) : meeting(std::ptrdiff_t{blocks} * threads) {
@@ -81,7 +110,7 @@ struct Cluster {
 struct Copy {
   void* to;
   const void* from;
-  int bytes;
+  int bytes, room;  // zeros from `bytes` on
 };
 
 // What a thread has of its own.
@@ -92,12 +121,13 @@ struct Thread {
   Arrival arrival = Arrival::at_once;
   std::deque<std::vector<Copy>> groups;
   std::vector<Copy> open;
+  std::deque<std::vector<std::function<void()>>> products;  // groups of them, the latest open
 };
 inline thread_local Thread self;
 
 inline void carry_out(const std::vector<Copy>& copies) {
   for (const Copy& c : copies) {
-    std::memset(c.to, 0, 16);
+    std::memset(c.to, 0, static_cast<size_t>(c.room));
     if (c.bytes) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
   }
 }

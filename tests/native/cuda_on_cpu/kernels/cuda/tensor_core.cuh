@@ -8,14 +8,18 @@
 
 namespace sparseprune {
 
-using SharedAddress = void*;
-inline void* shared_address(const void* p) { return const_cast<void*>(p); }
+using SharedAddress = char*;
+inline char* shared_address(const void* p) { return static_cast<char*>(const_cast<void*>(p)); }
 
-inline void copy_async(void* to, const void* from, int bytes) {
+inline void begin_copy(const cuda_on_cpu::Copy& copy) {
   using namespace cuda_on_cpu;
-  const Copy copy{to, from, bytes};
   if (self.arrival == Arrival::at_once) return carry_out({copy});
   self.open.push_back(copy);
+}
+inline void copy_async(char* to, const void* from, int bytes) { begin_copy({to, from, bytes, 16}); }
+template <int kBytes>
+void copy_async_few(char* to, const void* from) {
+  begin_copy({to, from, kBytes, kBytes});
 }
 inline void commit_copies() {
   cuda_on_cpu::self.groups.push_back(std::move(cuda_on_cpu::self.open));
@@ -33,11 +37,19 @@ inline uint32_t take_pair(uint32_t low, SharedAddress& from_low, uint32_t high,
     uint16_t bits = 0;
     if (!kept) return uint32_t{bits};
     std::memcpy(&bits, from, sizeof bits);
-    from = static_cast<char*>(from) + sizeof bits;
+    from += sizeof bits;
     return uint32_t{bits};
   };
   const uint32_t lower = take(low, from_low);
   return lower | take(high, from_high) << 16;
+}
+
+// Lane l brings the address of row l % 8 of matrix l / 8 and gets, of every matrix, two elements.
+inline void load_matrices(uint32_t (&to)[4], SharedAddress from) {
+  const auto rows = cuda_on_cpu::exchanged(from);
+  const mma::Place p = mma::loaded_place(cuda_on_cpu::self.lane, 0);
+  for (int matrix = 0; matrix < 4; ++matrix)
+    std::memcpy(&to[matrix], rows[static_cast<size_t>(8 * matrix + p.row)] + 2 * p.col, 4);
 }
 
 // Element i of a lane's registers.
@@ -66,6 +78,40 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   for (int i = 0; i < kCRegs; ++i) {
     const Place at = c_place(cuda_on_cpu::self.lane, i);
     for (int k = 0; k < kK; ++k) c[i] += whole_a[at.row][k] * whole_b[k][at.col];
+  }
+}
+
+// A [16, 32] is 2:4: its values are an A of multiply_add, two of a row's four columns each.
+template <typename T>
+void multiply_add_sparse(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                         uint32_t places, T) {
+  using namespace mma;
+  const auto lanes =
+      cuda_on_cpu::exchanged(std::array{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], places});
+  float values[kM][kK] = {}, whole_b[kSparseK][kN] = {};
+  int columns[kM][kK] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const auto& registers = lanes[static_cast<size_t>(lane)];
+    for (int i = 0; i < 2 * kARegs; ++i) {
+      const Place at = a_place(lane, i);
+      values[at.row][at.col] = element_of(registers, i);
+    }
+    for (int i = 0; i < 2 * kSparseBRegs; ++i) {
+      const Place at = sparse_b_place(lane, i);
+      whole_b[at.row][at.col] = element_of(registers, 2 * kARegs + i);
+    }
+    if (lane % 4 > 1) continue;  // not read by selector 0
+    for (int j = 0; j < 8; ++j) {
+      const Place group = metadata_place(lane, j);
+      const uint32_t two = registers[8] >> (4 * j);
+      if ((two & 3) >= (two >> 2 & 3)) std::abort();  // "ordered metadata"
+      columns[group.row][group.col / 2] = group.col + static_cast<int>(two & 3);
+      columns[group.row][group.col / 2 + 1] = group.col + static_cast<int>(two >> 2 & 3);
+    }
+  }
+  for (int i = 0; i < kCRegs; ++i) {
+    const Place at = c_place(cuda_on_cpu::self.lane, i);
+    for (int k = 0; k < kK; ++k) c[i] += values[at.row][k] * whole_b[columns[at.row][k]][at.col];
   }
 }
 
