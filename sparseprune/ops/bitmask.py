@@ -23,4 +23,4 @@ def _needs(
 
 
 BITMASK = LinearFormat("Bitmask.pack", BitmaskWeight.parts, _needs, entries, unpack)
-BITMASK.register()
+BITMASK.register("sparseprune_triton")

@@ -124,8 +124,8 @@ class LinearFormat:
             y += bias
         return clamp_(y, low, high).to(x.dtype).view(*x.shape[:-1], rows)
 
-    def register(self) -> None:
-        """Both ops: one schema, reference, fake kernel and gradient."""
+    def register(self, *namespaces: str) -> None:
+        """Both ops, in these namespaces too: one schema, reference, fake kernel and gradient."""
         arguments = len(self.parts) + 3  # after x: buffers, bias, rows, cols
 
         def split(args: Sequence[Any]) -> tuple[Sequence[Any], float | None, float | None]:
@@ -144,7 +144,7 @@ class LinearFormat:
             return values.new_empty(*args[-2:])
 
         register(
-            ("sparseprune", "sparseprune_reference"),
+            ("sparseprune", "sparseprune_reference", *namespaces),
             self.schemas,
             {
                 f"{self.stem}_linear": (reference, fake),
