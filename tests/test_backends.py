@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from scripted_times import script_times
 from torch import nn
 
-from sparseprune import backends
+from sparseprune import backends, convert, prune
 from sparseprune.formats import Csr
 from sparseprune.nn import SparseLinear
+from sparseprune.program.program import Program
 
 LEVELS = ["scalar", "avx2", "avx512"]
 CPU = torch.device("cpu")
@@ -182,3 +185,21 @@ def test_every_row_of_the_kernel_table_is_testable() -> None:
         assert levels[-1] == "scalar"
     supported = {r["isa"] for r in rows if r["supported"]}
     assert supported == set(LEVELS[: LEVELS.index(backends.native.detected_isa()) + 1])  # type: ignore[union-attr]
+
+
+def test_a_program_runs_where_only_triton_is(
+    monkeypatch: pytest.MonkeyPatch, no_fallback: None
+) -> None:
+    """There it is the reference's, for Triton has layers alone."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+    prune(model, 0.8)
+    x = torch.randn(2, 3, 9, 9)
+    script_times(monkeypatch, lambda name: 0.1 if name == "programs" else 1.0)
+    fast = convert(model, x)
+    expected = fast(x)
+    (program,) = (m for m in fast.modules() if isinstance(m, Program))
+    here = replace(backends.TRITON, device="cpu", missing=None)
+    monkeypatch.setattr(backends, "BACKENDS", (here, backends.REFERENCE))
+    program.use()
+    assert program.namespace == "sparseprune_triton" and not program.compiled
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)

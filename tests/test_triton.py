@@ -25,8 +25,9 @@ SIZES = {
     "block": {"R": 32, "C": 32, "PADDED_R": 32, "PADDED_C": 32, "TOKENS": 64, "SPLIT": 1},
     "nm": {"N": 2, "M": 4, "BITS": 2, "TOKENS": 64, "ROWS": 32, "COLUMNS": 32},
     "bitmask": {"UNIT": 64, "TOKENS": 16, "ROWS": 32, "COLUMNS": 64},
+    "csr": {"TOKENS": 16, "NONZEROS": 32},
 }
-LEAST = {"block": (60, 15, 1), "nm": (60, 15, 1), "bitmask": (60, 1, 1)}
+LEAST = {"block": (60, 15, 1), "nm": (60, 15, 1), "bitmask": (60, 1, 1), "csr": (90, 12, 1)}
 """How many checks of each kind there are."""
 KERNELS = [
     (s, k) for s in SIZES for k in ("_linear", "_conv2d") if (s, k) != ("bitmask", "_conv2d")
@@ -73,6 +74,7 @@ def test_compiles_for_hopper(stem: str, kernel: str, element: str) -> None:
         return {
             **dict.fromkeys(("x", "values", "bias", "y"), f"*{element}"),
             **dict.fromkeys(("columns", "starts"), "*i32"),
+            **({"columns": "*u16"} if stem == "csr" else {}),
             "places": "*u8",
             "masks": "*i64",
             **dict.fromkeys(("low", "high"), "fp32"),
@@ -87,7 +89,7 @@ def test_compiles_for_hopper(stem: str, kernel: str, element: str) -> None:
     )
     ptx = made.asm["ptx"]
     assert made.asm["cubin"] and "tf32" not in ptx
-    assert ("wgmma" in ptx or "mma.sync" in ptx) == (element != "fp32")
+    assert ("wgmma" in ptx or "mma.sync" in ptx) == (element != "fp32" and stem != "csr")
 
 
 @every_format

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparseprune.errors import bad, suggest
 from sparseprune.formats import csr_groups, csr_rows, csr_sorted
@@ -69,6 +69,9 @@ class Csr(Format):
                 f"got {rows // groups}"
             )
         return None
+
+    def lacking(self, backend: str, layer: nn.Module | None = None) -> str | None:
+        return _lacking(backend, self.layout)
 
     def worth(self, weight: Tensor, tokens: int) -> bool:
         return weight.device.type == "cuda" or weight.dtype == torch.float32  # else widened
@@ -170,6 +173,9 @@ class CsrWeight(PackedWeight):
         self.layout, self.block = other.layout, other.block
         self._buffers.update(other._buffers)
 
+    def lacking(self, backend: str) -> str | None:
+        return _lacking(backend, self.layout)
+
     def spec(self) -> dict[str, Any]:
         return {"layout": self.layout, "rows": self.rows, "cols": self.cols, "block": self.block}
 
@@ -228,6 +234,13 @@ class CsrWeight(PackedWeight):
 
     def unpack(self) -> Tensor:
         return unpack(*self.packed(), self.rows, self.cols, self.block)
+
+
+def _lacking(backend: str, layout: str) -> str | None:
+    """What sparseprune/triton/csr.py does not serve."""
+    if backend != "triton" or layout == "rows":
+        return None
+    return f"multiplies csr/rows, got csr/{layout}"
 
 
 def entries(

@@ -130,7 +130,7 @@ def _backward_conv2d(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 register(
-    ("sparseprune", "sparseprune_reference"),
+    ("sparseprune", "sparseprune_reference", "sparseprune_triton"),
     SCHEMAS,
     {
         "csr_linear": (linear_reference, _linear_fake),

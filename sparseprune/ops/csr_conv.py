@@ -123,3 +123,4 @@ def _register(namespace: str) -> None:
 
 _register("sparseprune")
 _register("sparseprune_reference")
+_register("sparseprune_triton")

@@ -149,7 +149,7 @@ def _run_fake(inputs: Weights, weights: Weights, program: str) -> list[Tensor]:
 
 
 register(
-    ("sparseprune", "sparseprune_reference"),
+    ("sparseprune", "sparseprune_reference", "sparseprune_triton"),
     {"run": SCHEMA},
     {"run": (run_reference, _run_fake)},
     autocast=("run",),

@@ -6,6 +6,6 @@ imported. Not yet run on a GPU.
 
 from __future__ import annotations
 
-from sparseprune.triton import bitmask, block, nm
+from sparseprune.triton import bitmask, block, csr, nm
 
-__all__ = ["bitmask", "block", "nm"]
+__all__ = ["bitmask", "block", "csr", "nm"]
