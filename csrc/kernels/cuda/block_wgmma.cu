@@ -22,13 +22,13 @@ int launch(const Layer& layer, const TensorWindow& x, Window window, const Outpu
            const Finish<T>& finish) {
   const int64_t token_tiles = (int64_t{out.tokens} + Tile::kTokens - 1) / Tile::kTokens;
   const int64_t block_rows = layer.w.block_rows(), tiles = block_rows * token_tiles;
-  if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
+  Device device;
+  if (const int error = ask(device)) return error;
+  if (tiles > INT32_MAX - device.processors) return cudaErrorInvalidConfiguration;
   TensorMap values;
   const TensorWindow w = row_window(layer.w.values, layer.blocks * kSide, kSide, kSide, kSide);
   if (const int error = make_map<T>(values, w)) return error;
   if (const int error = make_map<T>(window.map, x)) return error;
-  Device device;
-  if (const int error = ask(device)) return error;
   const Blocks blocks{layer.w.columns, layer.w.starts, static_cast<int>(block_rows),
                       static_cast<int>(token_tiles)};
   return start(block_wgmma_kernel<T, Tile, Window, Output>,
