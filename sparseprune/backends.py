@@ -1,8 +1,8 @@
 """The one place that chooses who computes: compiled kernels where they fit, else the reference.
 
 Every op exists in two namespaces with one schema: ``sparseprune`` (compiled kernels) and
-``sparseprune_reference`` (Python); some in a third,
-``sparseprune_triton``. What a library computes from a form of its own, as cuSPARSELt does, takes
+``sparseprune_reference`` (Python); some in others, ``sparseprune_triton`` and
+``sparseprune_wgmma``. What a library computes from a form of its own, as cuSPARSELt does, takes
 that form as one more argument. A packed weight stores the namespace that it was given.
 """
 

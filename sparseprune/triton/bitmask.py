@@ -10,10 +10,6 @@ Not yet run on a GPU.
 
 from __future__ import annotations
 
-import math
-import os
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,7 +17,8 @@ from torch import Tensor
 
 from sparseprune.formats.bitmask import UNIT_ROWS
 from sparseprune.ops.bitmask import BITMASK
-from sparseprune.triton.finish import LEAST, finish
+from sparseprune.triton.finish import finish
+from sparseprune.triton.launch import launch, tuned
 
 CONFIGS = [
     triton.Config({"TOKENS": tokens, "ROWS": rows, "COLUMNS": columns}, num_warps=warps)
@@ -30,21 +27,7 @@ CONFIGS = [
         (64, 64, 32, 4), (64, 64, 64, 8),
     )
 ]  # fmt: skip
-if os.environ.get("TRITON_INTERPRET") == "1":  # nothing to measure
-    CONFIGS = CONFIGS[:1]
-
-
-def _fitting(configs: list[Any], args: dict[str, Any], **_: Any) -> list[Any]:
-    """Configurations whose tiles are not mostly empty."""
-    most = max(LEAST, triton.next_power_of_2(args["tokens"]))
-    return [c for c in configs if c.kwargs["TOKENS"] <= most] or configs[:1]
-
-
-_tuned = triton.autotune(
-    CONFIGS,
-    key=["tuned_tokens", "cols", "rows"],
-    prune_configs_by={"early_config_prune": _fitting},
-)
+_tuned = tuned(CONFIGS, interpreted=0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -115,30 +98,15 @@ def linear(
     BITMASK.check_linear(x, values, masks, starts, bias, rows, cols)
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], rows)
     tokens = x.shape[:-1].numel()
-    most = 2**31 - 2**9  # what index maths in 32 bits can hold
-    torch._check(
-        max(tokens, rows, cols) < most,
-        lambda: (
-            f"bitmask_linear: tokens, rows and columns must be below {most}, "
-            f"got {tokens}, {rows}, {cols}; split the input"
-        ),
-    )
-    if y.numel() == 0:
-        return y
     if masks.storage_offset() % 8:
         masks = masks.clone()  # whole columns are read as 64 bits
+    packed = values, masks.flatten().view(torch.int64), starts
 
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (-(-rows // meta["ROWS"]) * -(-tokens // meta["TOKENS"]),)
+    def programs(tile: dict[str, int]) -> int:
+        return -(-rows // tile["ROWS"]) * -(-tokens // tile["TOKENS"])
 
-    with torch.cuda.device(x.device if x.is_cuda else -1):
-        _linear[grid](
-            x, values, masks.flatten().view(torch.int64), starts, x if bias is None else bias, y,
-            tokens, triton.next_power_of_2(tokens), rows, cols,
-            -math.inf if low is None else low, math.inf if high is None else high,
-            HAS_BIAS=bias is not None, UNIT=UNIT_ROWS,
-        )  # fmt: skip
-    return y
+    return launch(_linear, "bitmask_linear", programs, x, packed, bias, y, (tokens, rows, cols),
+                  (low, high), UNIT=UNIT_ROWS)  # fmt: skip
 
 
 torch.library.register_kernel("sparseprune_triton::bitmask_linear", "cuda", linear)

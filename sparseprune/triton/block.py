@@ -7,8 +7,6 @@ so call once before a CUDA graph is captured. Not yet run on a GPU.
 
 from __future__ import annotations
 
-import math
-import os
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from sparseprune.ops.block_checks import check_conv2d, check_linear
 from sparseprune.ops.windows import conv2d_output, output_size
 from sparseprune.triton.finish import LEAST, finish
+from sparseprune.triton.launch import launch, tuned
 
 CONFIGS = [
     triton.Config({"TOKENS": tokens, "SPLIT": split}, num_warps=warps, num_stages=stages)
@@ -27,24 +26,10 @@ CONFIGS = [
         (64, 1, 4, 3), (64, 2, 4, 4), (128, 1, 4, 3), (128, 1, 8, 4), (256, 1, 8, 3),
     )
 ]  # fmt: skip
-if os.environ.get("TRITON_INTERPRET") == "1":  # nothing to measure
-    CONFIGS = CONFIGS[1:2]
-
-
-def _fitting(configs: list[Any], args: dict[str, Any], **_: Any) -> list[Any]:
-    """Configurations whose tiles are not mostly empty, and whose parts of blocks are not small."""
-    most = max(LEAST, triton.next_power_of_2(args["tokens"]))
-    return [
-        c
-        for c in configs
-        if c.kwargs["TOKENS"] <= most and args["PADDED_R"] // c.kwargs["SPLIT"] >= LEAST
-    ] or configs[:1]
-
-
-_tuned = triton.autotune(
+_tuned = tuned(
     CONFIGS,
-    key=["tuned_tokens", "cols", "rows"],
-    prune_configs_by={"early_config_prune": _fitting},
+    interpreted=1,
+    fits=lambda constants, args: args["PADDED_R"] // constants["SPLIT"] >= LEAST,
 )
 
 
@@ -147,10 +132,9 @@ def linear(
     """y = clamp(x W^T + bias); x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, starts, bias, rows, cols)
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], rows)
-    if y.numel():
-        tokens = x.shape[:-1].numel()
-        _launch(_linear, x, values, columns, starts, bias, y, tokens, rows, cols, low, high, (), {})
-    return y
+    sizes = x.shape[:-1].numel(), rows, cols
+    return _launch(_linear, "block_linear", x, (values, columns, starts), bias, y, sizes,
+                   (low, high))  # fmt: skip
 
 
 def conv2d(
@@ -175,51 +159,33 @@ def conv2d(
     check_conv2d(x, values, columns, starts, bias, rows, cols, taps, *window, groups)
     size = output_size(x, *window)
     y = conv2d_output(x, rows, size)
-    if y.numel():
-        tokens = x.shape[0] * size[0] * size[1]
-        numbers = (*x.stride(), *y.stride(), *x.shape[2:], *size, x.shape[1] // groups,
-                   rows // groups, *kernel_size, *stride, *padding, *dilation)  # fmt: skip
-        _launch(_conv2d, x, values, columns, starts, bias, y, tokens, rows, cols, low, high,
-                numbers, {"TAPS_FIRST": taps > 1})  # fmt: skip
-    return y
+    sizes = x.shape[0] * size[0] * size[1], rows, cols
+    numbers = (*x.stride(), *y.stride(), *x.shape[2:], *size, x.shape[1] // groups,
+               rows // groups, *kernel_size, *stride, *padding, *dilation)  # fmt: skip
+    return _launch(_conv2d, "block_conv2d", x, (values, columns, starts), bias, y, sizes,
+                   (low, high), *numbers, TAPS_FIRST=taps > 1)  # fmt: skip
 
 
 def _launch(
     kernel: Any,
+    op: str,
     x: Tensor,
-    values: Tensor,
-    columns: Tensor,
-    starts: Tensor,
+    packed: tuple[Tensor, Tensor, Tensor],
     bias: Tensor | None,
     y: Tensor,
-    tokens: int,
-    rows: int,
-    cols: int,
-    low: float | None,
-    high: float | None,
-    numbers: tuple[int, ...],
-    flags: dict[str, bool],
-) -> None:
-    most = 2**31 - 2**9  # what index maths in 32 bits can hold
-    torch._check(
-        max(tokens, rows, cols) < most,
-        lambda: (
-            f"block: tokens, rows and columns must be below {most}, got {tokens}, {rows}, {cols}"
-        ),
-    )
-    _, r, c = values.shape
+    sizes: tuple[int, int, int],
+    clamp: tuple[float | None, float | None],
+    *numbers: int,
+    **flags: bool,
+) -> Tensor:
+    _, r, c = packed[0].shape
     padded_r, padded_c = (max(LEAST, triton.next_power_of_2(side)) for side in (r, c))
 
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (-(-rows // r) * meta["SPLIT"] * -(-tokens // meta["TOKENS"]),)
+    def programs(tile: dict[str, int]) -> int:
+        return -(-sizes[1] // r) * tile["SPLIT"] * -(-sizes[0] // tile["TOKENS"])
 
-    with torch.cuda.device(x.device if x.is_cuda else -1):
-        kernel[grid](
-            x, values, columns, starts, x if bias is None else bias, y, tokens,
-            triton.next_power_of_2(tokens), rows, cols,
-            -math.inf if low is None else low, math.inf if high is None else high, *numbers,
-            **flags, HAS_BIAS=bias is not None, R=r, C=c, PADDED_R=padded_r, PADDED_C=padded_c,
-        )  # fmt: skip
+    return launch(kernel, op, programs, x, packed, bias, y, sizes, clamp, *numbers,
+                  **flags, R=r, C=c, PADDED_R=padded_r, PADDED_C=padded_c)  # fmt: skip
 
 
 for _name, _kernel in (("block_linear", linear), ("block_conv2d", conv2d)):

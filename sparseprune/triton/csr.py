@@ -7,8 +7,6 @@ call for a shape, so call once before a CUDA graph is captured. Not yet run on a
 
 from __future__ import annotations
 
-import math
-import os
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from sparseprune.ops.csr_checks import check_conv2d, check_linear
 from sparseprune.ops.windows import output_size
 from sparseprune.triton.finish import finish
+from sparseprune.triton.launch import launch, tuned
 
 CONFIGS = [
     triton.Config({"TOKENS": tokens, "NONZEROS": nonzeros}, num_warps=warps)
@@ -26,21 +25,7 @@ CONFIGS = [
         (1, 128, 1), (1, 256, 2), (8, 64, 2), (16, 32, 2), (32, 32, 4), (64, 16, 4), (128, 8, 4),
     )
 ]  # fmt: skip
-if os.environ.get("TRITON_INTERPRET") == "1":  # nothing to measure
-    CONFIGS = CONFIGS[3:4]
-
-
-def _fitting(configs: list[Any], args: dict[str, Any], **_: Any) -> list[Any]:
-    """Configurations whose tiles are not mostly empty."""
-    most = triton.next_power_of_2(args["tokens"])
-    return [c for c in configs if c.kwargs["TOKENS"] <= most] or configs[:1]
-
-
-_tuned = triton.autotune(
-    CONFIGS,
-    key=["tuned_tokens", "cols", "rows"],
-    prune_configs_by={"early_config_prune": _fitting},
-)
+_tuned = tuned(CONFIGS, interpreted=3, least=1)
 
 
 @_tuned  # type: ignore[untyped-decorator]
@@ -117,11 +102,10 @@ def linear(
 ) -> Tensor:
     """y = clamp(x W^T + bias); x [..., cols] -> [..., rows]."""
     check_linear(x, values, columns, counts, starts, bias, rows, cols, block)
-    _check_layout("csr_linear", block)
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], rows)
-    tokens = x.shape[:-1].numel()
-    _launch(_linear, x, (values, columns, starts), bias, y, tokens, rows, cols, low, high, ())
-    return y
+    sizes = x.shape[:-1].numel(), rows, cols
+    return _launch(_linear, "csr_linear", x, (values, columns, starts), bias, y, sizes, block,
+                   (low, high))  # fmt: skip
 
 
 def conv2d(
@@ -145,17 +129,27 @@ def conv2d(
     """y = clamp(conv(x, W) + bias), x in any memory format, y contiguous."""
     window = (kernel_size, stride, padding, dilation)
     check_conv2d(x, values, columns, counts, starts, bias, rows, cols, block, *window, groups)
-    _check_layout("csr_conv2d", block)
     size = output_size(x, *window)
     y = x.new_empty(x.shape[0], rows, *size)
-    tokens = x.shape[0] * size[0] * size[1]
+    sizes = x.shape[0] * size[0] * size[1], rows, cols
     numbers = (*x.stride(), *x.shape[2:], *size, x.shape[1] // groups, rows // groups,
                *kernel_size, *stride, *padding, *dilation)  # fmt: skip
-    _launch(_conv2d, x, (values, columns, starts), bias, y, tokens, rows, cols, low, high, numbers)
-    return y
+    return _launch(_conv2d, "csr_conv2d", x, (values, columns, starts), bias, y, sizes, block,
+                   (low, high), *numbers)  # fmt: skip
 
 
-def _check_layout(op: str, block: int) -> None:
+def _launch(
+    kernel: Any,
+    op: str,
+    x: Tensor,
+    packed: tuple[Tensor, Tensor, Tensor],
+    bias: Tensor | None,
+    y: Tensor,
+    sizes: tuple[int, int, int],
+    block: int,
+    clamp: tuple[float | None, float | None],
+    *numbers: int,
+) -> Tensor:
     torch._check(
         block == 0,
         lambda: (
@@ -164,37 +158,10 @@ def _check_layout(op: str, block: int) -> None:
         ),
     )
 
+    def programs(tile: dict[str, int]) -> int:
+        return sizes[1] * -(-sizes[0] // tile["TOKENS"])
 
-def _launch(
-    kernel: Any,
-    x: Tensor,
-    packed: tuple[Tensor, Tensor, Tensor],
-    bias: Tensor | None,
-    y: Tensor,
-    tokens: int,
-    rows: int,
-    cols: int,
-    low: float | None,
-    high: float | None,
-    numbers: tuple[int, ...],
-) -> None:
-    most = 2**31 - 2**9  # what index maths in 32 bits can hold
-    torch._check(
-        max(tokens, rows, cols) < most,
-        lambda: f"csr: tokens, rows and columns must be below {most}, got {tokens}, {rows}, {cols}",
-    )
-    if y.numel() == 0:
-        return
-
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        return (rows * -(-tokens // meta["TOKENS"]),)
-
-    with torch.cuda.device(x.device if x.is_cuda else -1):
-        kernel[grid](
-            x, *packed, x if bias is None else bias, y, tokens, triton.next_power_of_2(tokens),
-            rows, cols, -math.inf if low is None else low, math.inf if high is None else high,
-            *numbers, HAS_BIAS=bias is not None,
-        )  # fmt: skip
+    return launch(kernel, op, programs, x, packed, bias, y, sizes, clamp, *numbers)
 
 
 for _name, _kernel in (("csr_linear", linear), ("csr_conv2d", conv2d)):

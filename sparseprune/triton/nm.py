@@ -9,8 +9,6 @@ first call for a shape, so call once before a CUDA graph is captured. Not yet ru
 
 from __future__ import annotations
 
-import math
-import os
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ from torch import Tensor
 from sparseprune.formats.nm import place_bits
 from sparseprune.ops.nm_checks import check_conv2d, check_linear
 from sparseprune.ops.windows import conv2d_output, output_size
-from sparseprune.triton.finish import LEAST, finish
+from sparseprune.triton.finish import finish
+from sparseprune.triton.launch import launch, tuned
 
 CONFIGS = [
     triton.Config({"TOKENS": tokens, "ROWS": rows, "COLUMNS": 64}, num_warps=w, num_stages=stages)
@@ -30,21 +29,7 @@ CONFIGS = [
         (128, 64, 4, 3), (128, 128, 8, 3),
     )
 ]  # fmt: skip
-if os.environ.get("TRITON_INTERPRET") == "1":  # nothing to measure
-    CONFIGS = CONFIGS[1:2]
-
-
-def _fitting(configs: list[Any], args: dict[str, Any], **_: Any) -> list[Any]:
-    """Configurations whose tiles are not mostly empty."""
-    most = max(LEAST, triton.next_power_of_2(args["tokens"]))
-    return [c for c in configs if c.kwargs["TOKENS"] <= most] or configs[:1]
-
-
-_tuned = triton.autotune(
-    CONFIGS,
-    key=["tuned_tokens", "cols", "rows"],
-    prune_configs_by={"early_config_prune": _fitting},
-)
+_tuned = tuned(CONFIGS, interpreted=1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -69,7 +54,7 @@ def _weights(  # type: ignore[no-untyped-def]
 @_tuned  # type: ignore[untyped-decorator]
 @triton.jit  # type: ignore[untyped-decorator]
 def _linear(  # type: ignore[no-untyped-def]
-    x, values, places, bias, y, tokens, tuned_tokens, rows, cols, row_values, row_bytes, low, high,
+    x, values, places, bias, y, tokens, tuned_tokens, rows, cols, low, high, row_values, row_bytes,
     HAS_BIAS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, BITS: tl.constexpr,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +79,7 @@ def _linear(  # type: ignore[no-untyped-def]
 @_tuned  # type: ignore[untyped-decorator]
 @triton.jit  # type: ignore[untyped-decorator]
 def _conv2d(  # type: ignore[no-untyped-def]
-    x, values, places, bias, y, tokens, tuned_tokens, rows, cols, row_values, row_bytes, low, high,
+    x, values, places, bias, y, tokens, tuned_tokens, rows, cols, low, high, row_values, row_bytes,
     x_image, x_channel, x_row, x_column, y_image, y_channel, y_row, y_column,
     height, width, out_h, out_w, channels, rows_per_group, kernel_h, kernel_w,
     stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, TAPS_FIRST: tl.constexpr,
@@ -151,10 +136,10 @@ def linear(
     """y = clamp(x W^T + bias); x [..., cols] -> [..., rows]."""
     check_linear(x, values, places, bias, rows, cols, n, m)
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], rows)
-    if y.numel():
-        sizes = x.shape[:-1].numel(), rows, cols, n, m
-        _launch(_linear, x, values, places, bias, y, *sizes, low, high, 1, (), {})
-    return y
+    sizes = x.shape[:-1].numel(), rows, cols
+    return _launch(
+        _linear, "nm_linear", x, (values, places), bias, y, sizes, (low, high), (n, m), 1
+    )
 
 
 def conv2d(
@@ -180,50 +165,36 @@ def conv2d(
     check_conv2d(x, values, places, bias, rows, cols, n, m, taps, *window, groups)
     size = output_size(x, *window)
     y = conv2d_output(x, rows, size)
-    if y.numel():
-        sizes = x.shape[0] * size[0] * size[1], rows, cols, n, m
-        numbers = (*x.stride(), *y.stride(), *x.shape[2:], *size, x.shape[1] // groups,
-                   rows // groups, *kernel_size, *stride, *padding, *dilation)  # fmt: skip
-        _launch(_conv2d, x, values, places, bias, y, *sizes, low, high, groups, numbers,
-                {"TAPS_FIRST": taps > 1})  # fmt: skip
-    return y
+    sizes = x.shape[0] * size[0] * size[1], rows, cols
+    numbers = (*x.stride(), *y.stride(), *x.shape[2:], *size, x.shape[1] // groups,
+               rows // groups, *kernel_size, *stride, *padding, *dilation)  # fmt: skip
+    return _launch(_conv2d, "nm_conv2d", x, (values, places), bias, y, sizes, (low, high), (n, m),
+                   groups, *numbers, TAPS_FIRST=taps > 1)  # fmt: skip
 
 
 def _launch(
     kernel: Any,
+    op: str,
     x: Tensor,
-    values: Tensor,
-    places: Tensor,
+    packed: tuple[Tensor, Tensor],
     bias: Tensor | None,
     y: Tensor,
-    tokens: int,
-    rows: int,
-    cols: int,
-    n: int,
-    m: int,
-    low: float | None,
-    high: float | None,
+    sizes: tuple[int, int, int],
+    clamp: tuple[float | None, float | None],
+    ratio: tuple[int, int],
     groups: int,
-    numbers: tuple[int, ...],
-    flags: dict[str, bool],
-) -> None:
-    most = 2**31 - 2**9  # what index maths in 32 bits can hold
-    torch._check(
-        max(tokens, rows, cols) < most,
-        lambda: f"nm: tokens, rows and columns must be below {most}, got {tokens}, {rows}, {cols}",
-    )
+    *numbers: int,
+    **flags: bool,
+) -> Tensor:
+    n, m = ratio
+    of_row = (part.shape[1] for part in packed)
 
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        strips = groups * -(-(rows // groups) // meta["ROWS"])
-        return (strips * -(-tokens // meta["TOKENS"]),)
+    def programs(tile: dict[str, int]) -> int:
+        strips = groups * -(-(sizes[1] // groups) // tile["ROWS"])
+        return strips * -(-sizes[0] // tile["TOKENS"])
 
-    with torch.cuda.device(x.device if x.is_cuda else -1):
-        kernel[grid](
-            x, values, places, x if bias is None else bias, y, tokens,
-            triton.next_power_of_2(tokens), rows, cols, values.shape[1], places.shape[1],
-            -math.inf if low is None else low, math.inf if high is None else high, *numbers,
-            **flags, HAS_BIAS=bias is not None, N=n, M=m, BITS=place_bits(m),
-        )  # fmt: skip
+    return launch(kernel, op, programs, x, packed, bias, y, sizes, clamp, *of_row, *numbers,
+                  **flags, N=n, M=m, BITS=place_bits(m))  # fmt: skip
 
 
 for _name, _kernel in (("nm_linear", linear), ("nm_conv2d", conv2d)):

@@ -1,6 +1,5 @@
 // CUDA kernels themselves, compiled for the CPU (cuda_on_cpu.h), against plain loops.
-#include "check.h"
-#include "cuda_on_cpu.h"
+#include "cuda_problems.h"
 #include "kernels/cuda/bitmask_forms.cuh"
 #include "kernels/cuda/bitmask_kernel.cuh"
 #include "kernels/cuda/csr_few.cuh"
@@ -24,13 +23,6 @@ struct Problem {
   double density;
   bool bias = true;
 };
-
-template <typename T>
-std::vector<T> narrowed(const std::vector<float>& from) {
-  std::vector<T> to(from.size());
-  for (size_t i = 0; i < from.size(); ++i) cuda::narrow(from[i], &to[i]);
-  return to;
-}
 
 template <typename T>
 struct Layer {

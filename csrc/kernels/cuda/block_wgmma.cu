@@ -14,6 +14,7 @@ struct Layer {
   const Block<void>& w;
   int64_t blocks;
   void* stream;
+  int processors = 0;
 };
 
 // Thread blocks stay, one on each multiprocessor, until all tiles are done.
@@ -22,9 +23,7 @@ int launch(const Layer& layer, const TensorWindow& x, Window window, const Outpu
            const Finish<T>& finish) {
   const int64_t token_tiles = (int64_t{out.tokens} + Tile::kTokens - 1) / Tile::kTokens;
   const int64_t block_rows = layer.w.block_rows(), tiles = block_rows * token_tiles;
-  Device device;
-  if (const int error = ask(device)) return error;
-  if (tiles > INT32_MAX - device.processors) return cudaErrorInvalidConfiguration;
+  if (tiles > INT32_MAX - layer.processors) return cudaErrorInvalidConfiguration;
   TensorMap values;
   const TensorWindow w = row_window(layer.w.values, layer.blocks * kSide, kSide, kSide, kSide);
   if (const int error = make_map<T>(values, w)) return error;
@@ -32,22 +31,24 @@ int launch(const Layer& layer, const TensorWindow& x, Window window, const Outpu
   const Blocks blocks{layer.w.columns, layer.w.starts, static_cast<int>(block_rows),
                       static_cast<int>(token_tiles)};
   return start(block_wgmma_kernel<T, Tile, Window, Output>,
-               std::min<int64_t>(tiles, device.processors), kThreads, Tile::kBytes, layer.stream,
+               std::min<int64_t>(tiles, layer.processors), kThreads, Tile::kBytes, layer.stream,
                values, window, blocks, out, finish);
 }
 
-// Calls run(Tile) for the widest tile with which every multiprocessor has work for both warpgroups.
+// Calls run(layer, Tile) for the widest tile with which every multiprocessor has work for both
+// warpgroups.
 template <typename Run>
-int with_tile(int64_t block_rows, int64_t tokens, const Run& run) {
+int with_tile(Layer layer, int64_t tokens, const Run& run) {
   Device device;
   if (const int error = ask(device)) return error;
-  const int64_t wide = block_rows * ((tokens + 255) / 256);
-  return wide >= kTakers * device.processors ? run(Tile<256>{}) : run(Tile<128>{});
+  layer.processors = device.processors;
+  const int64_t wide = layer.w.block_rows() * ((tokens + 255) / 256);
+  return wide >= kTakers * device.processors ? run(layer, Tile<256>{}) : run(layer, Tile<128>{});
 }
 
 template <typename T>
-int linear(const Layer& layer, const T* x, int64_t tokens, T* y, const Finish<T>& finish) {
-  return with_tile(layer.w.block_rows(), tokens, [&](auto tile) {
+int linear(const Layer& of, const T* x, int64_t tokens, T* y, const Finish<T>& finish) {
+  return with_tile(of, tokens, [&](const Layer& layer, auto tile) {
     const TensorWindow window = row_window(x, tokens, layer.w.cols, kSide, decltype(tile)::kTokens);
     return launch<T, decltype(tile)>(layer, window, TokenWindow{},
                                      token_output(y, tokens, layer.w.rows), finish);
@@ -55,10 +56,10 @@ int linear(const Layer& layer, const T* x, int64_t tokens, T* y, const Finish<T>
 }
 
 template <typename T>
-int conv2d(const Layer& layer, const T* x, const ImageStrides& x_strides, const Conv2dShape& s,
-           T* y, const ImageStrides& y_strides, const Finish<T>& finish) {
+int conv2d(const Layer& of, const T* x, const ImageStrides& x_strides, const Conv2dShape& s, T* y,
+           const ImageStrides& y_strides, const Finish<T>& finish) {
   const ImageOutput<T> out = image_output(y, y_strides, s);
-  return with_tile(layer.w.block_rows(), out.tokens, [&](auto tile) {
+  return with_tile(of, out.tokens, [&](const Layer& layer, auto tile) {
     const TensorWindow window = pixel_window(x, x_strides, s, kSide, decltype(tile)::kTokens);
     return launch<T, decltype(tile)>(layer, window, pixel_reads({}, s), out, finish);
   });
